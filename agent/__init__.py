@@ -1,0 +1,1 @@
+"""Redshank: a streaming anomaly agent for the edge."""

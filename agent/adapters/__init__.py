@@ -1,0 +1,1 @@
+"""One outside system in each module; the modules do not import one another."""

@@ -1,0 +1,83 @@
+"""The few types that every layer speaks. Plain values: nothing here computes, waits or does IO.
+
+Scores rise with strangeness, always. Times are seconds since the epoch, UTC, as float.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta
+
+F32: TypeAlias = npt.NDArray[np.float32]
+F64: TypeAlias = npt.NDArray[np.float64]
+I64: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+# Words a person writes in the configuration; `extra["parse"]` names the parser in agent/config.py.
+Duration: TypeAlias = Annotated[float, Meta(extra={"parse": "duration"})]  # seconds
+Size: TypeAlias = Annotated[int, Meta(extra={"parse": "size"})]  # bytes
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that can be configured: immutable, strict, by keyword."""
+
+
+class Budget(Settings):
+    """How many false alarms an operator accepts: `count` per `per_s` seconds or per `per_decisions`."""
+
+    count: float
+    per_s: float | None = None
+    per_decisions: float | None = None
+    text: str = ""
+
+    def rate_per_decision(self, decision_interval_s: float) -> float:
+        """Return alarms per decision, in (0, 1], for a stream that decides every `decision_interval_s`."""
+        if self.per_decisions is not None:
+            return min(1.0, self.count / self.per_decisions)
+        assert self.per_s is not None
+        return min(1.0, self.count * decision_interval_s / self.per_s)
+
+
+class Mode(StrEnum):
+    """What the detector may learn after warm-up."""
+
+    ADAPT = "adapt"
+    HOLD = "hold"
+    FROZEN = "frozen"
+
+
+class StreamPhase(StrEnum):
+    """Where a stream is in its life."""
+
+    LEARNING = "learning"
+    ACTIVE = "active"
+    SILENT = "silent"
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One timestamped reading of a stream: a value per channel name; NaN is never stored, only left out."""
+
+    at: float
+    values: dict[str, float]
+
+
+class Assessment(msgspec.Struct, frozen=True):
+    """What one decision found. `p_value` is None while the stream is learning.
+
+    `part_scores` has one row per part (channel): its combined score, -log10 of a p-value, float32 [parts];
+    the stream's `score` is their reduction. `view_scores` float32 [views, parts] are -log10 p per view
+    (NaN where a view is not ready) and `range_scores` float32 [parts] the novelty of range.
+    """
+
+    at: float
+    score: float
+    p_value: float | None
+    p_value_threshold: float
+    part_scores: F32
+    view_scores: F32
+    range_scores: F32

@@ -1,0 +1,46 @@
+"""What the pipeline needs from the outside, as Protocols. Adapters fulfil them; tests bring their own."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from agent.core.types import F32
+
+
+class InboundMessage(msgspec.Struct, frozen=True, gc=False):
+    """One MQTT publication as it arrived.
+
+    `received_at` is wall-clock time (s since the epoch), `elapsed_s` a monotonic clock. `connection` counts
+    connections made by this process: an acknowledgement is valid only on the connection it came from.
+    """
+
+    topic: str
+    payload: bytes
+    received_at: float
+    elapsed_s: float
+    qos: int = 0
+    retained: bool = False
+    message_id: int = 0
+    connection: int = 0
+
+
+class Encoder(Protocol):
+    """A loaded encoder bundle. `encode` maps float32 [n, length, features] to float32 [n, dim].
+
+    The output is what the quantized network gave, dequantized: `round(y / output_step) + output_offset`
+    is the int8 it came from, so references can be kept as int8 without loss.
+    """
+
+    name: str
+    digest: str
+    runtime: str
+    length: int
+    dim: int
+    output_step: float
+    output_offset: int
+
+    def encode(self, windows: F32) -> F32:
+        """Return one embedding per window, in order; any n >= 0."""
+        ...

@@ -1,0 +1,1 @@
+"""The converter: makes encoder bundles that the agent loads."""
