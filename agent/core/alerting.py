@@ -1,8 +1,13 @@
-"""The life of an alert: one table of states, and what is published on each transition."""
+"""The life of an alert: one table of states, and what is published on each transition.
+
+Everything that decides whether an alert begins or ends is in TRANSITIONS; nothing here knows scores or topics.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
+from typing import Any, Final
 
 import msgspec
 
@@ -41,3 +46,132 @@ class SilenceSettings(Settings):
     """A stream with no message for `after_s` seconds, while the broker is connected, is an alert of its own kind."""
 
     after_s: Duration | None = None
+
+
+class AlertKind(StrEnum):
+    """What an alert is about."""
+
+    ANOMALY = "anomaly"
+    SILENT = "silent"
+
+
+class AlertState(StrEnum):
+    """Prometheus's words."""
+
+    INACTIVE = "inactive"
+    PENDING = "pending"
+    FIRING = "firing"
+
+
+class AlertEvent(StrEnum):
+    """What subscribers are told."""
+
+    RAISED = "raised"
+    UPDATED = "updated"
+    CLEARED = "cleared"
+
+
+class Observation(StrEnum):
+    """What one decision says: odd or normal, and whether often enough in a row."""
+
+    ODD = "odd"
+    ODD_ENOUGH = "odd enough"
+    NORMAL = "normal"
+    NORMAL_ENOUGH = "normal enough"
+
+
+_I, _P, _F = AlertState.INACTIVE, AlertState.PENDING, AlertState.FIRING
+TRANSITIONS: Final[dict[tuple[AlertState, Observation], tuple[AlertState, AlertEvent | None]]] = {
+    (_I, Observation.ODD): (_P, None),
+    (_I, Observation.ODD_ENOUGH): (_F, AlertEvent.RAISED),
+    (_I, Observation.NORMAL): (_I, None),
+    (_I, Observation.NORMAL_ENOUGH): (_I, None),
+    (_P, Observation.ODD): (_P, None),
+    (_P, Observation.ODD_ENOUGH): (_F, AlertEvent.RAISED),
+    (_P, Observation.NORMAL): (_I, None),
+    (_P, Observation.NORMAL_ENOUGH): (_I, None),
+    (_F, Observation.ODD): (_F, None),
+    (_F, Observation.ODD_ENOUGH): (_F, None),
+    (_F, Observation.NORMAL): (_F, None),
+    (_F, Observation.NORMAL_ENOUGH): (_I, AlertEvent.CLEARED),
+}
+
+
+class AlertTransition(msgspec.Struct, frozen=True):
+    """A change that subscribers are told. Times in s since the epoch; `ended_at` only when cleared."""
+
+    id: str
+    kind: AlertKind
+    event: AlertEvent
+    started_at: float
+    at: float
+    ended_at: float | None = None
+
+
+def alert_id(agent: str, stream: str, kind: AlertKind, started_at: float) -> str:
+    """Return an id that a replay or a restart gives again: 16 hex digits of what the alert is and when it began."""
+    name = f"{agent}\n{stream}\n{kind}\n{round(started_at * 1000)}"
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+class AlertMachine:
+    """The alert of one kind on one stream."""
+
+    def __init__(self, settings: AlertSettings, *, agent: str, stream: str, kind: AlertKind) -> None:
+        self.kind = kind
+        self.state = AlertState.INACTIVE
+        self.id = ""
+        self.started_at = 0.0
+        self.last_at = 0.0
+        self._settings = settings
+        self._agent, self._stream = agent, stream
+        self._in_row = 0  # odd decisions while not firing, normal ones while firing
+        self._ended_at = float("-inf")
+
+    def observe(self, at: float, *, odd: bool) -> AlertTransition | None:
+        """Take one decision's outcome; return what is to be published, if anything.
+
+        An alert does not begin within the cooldown of the last one's end.
+        """
+        self.last_at = at
+        firing = self.state is AlertState.FIRING
+        if odd and not firing and at < self._ended_at + self._settings.cooldown_s:
+            odd = False
+        if odd != firing:
+            if self._in_row == 0 and not firing:
+                self.started_at = at
+            self._in_row += 1
+        else:
+            self._in_row = 0
+        enough = self._in_row >= (self._settings.clear_after if firing else self._settings.after)
+        if odd:
+            seen = Observation.ODD_ENOUGH if enough else Observation.ODD
+        else:
+            seen = Observation.NORMAL_ENOUGH if enough else Observation.NORMAL
+        self.state, event = TRANSITIONS[self.state, seen]
+        if event is None:
+            return None
+        self._in_row = 0
+        ended_at = None
+        if event is AlertEvent.RAISED:
+            self.id = alert_id(self._agent, self._stream, self.kind, self.started_at)
+        else:
+            self._ended_at = ended_at = at
+        return AlertTransition(self.id, self.kind, event, self.started_at, at, ended_at)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the exact state, for the transaction that also holds the outgoing message."""
+        return {
+            "state": self.state.value,
+            "id": self.id,
+            "started_at": self.started_at,
+            "last_at": self.last_at,
+            "in_row": self._in_row,
+            "ended_at": self._ended_at,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take the state up again."""
+        self.state = AlertState(state["state"])
+        self.id, self.started_at, self.last_at = state["id"], state["started_at"], state["last_at"]
+        self._in_row, self._ended_at = state["in_row"], state["ended_at"]

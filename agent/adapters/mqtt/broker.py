@@ -1,0 +1,147 @@
+"""Where the broker is, how we prove who we are, and what its refusals mean in words."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.core.types import Duration, Settings, Size
+from agent.errors import ConfigurationError, Problem
+
+
+class Protocol(StrEnum):
+    """MQTT version spoken to the broker."""
+
+    V5 = "5"
+    V311 = "3.1.1"
+
+
+class BrokerSettings(Settings):
+    """Where the broker is and how we prove who we are. The password itself is never part of the settings.
+
+    `receive_maximum` is how many QoS 1 messages the broker may send before we acknowledge one (MQTT 5 only).
+    A publication of more than `max_message_size` is dropped, and acknowledged so that it does not return.
+    """
+
+    url: str = "mqtt://localhost:1883"
+    protocol: Protocol = Protocol.V5
+    session_expiry_s: Duration = 86400.0
+    keepalive_s: Duration = 30.0
+    client_id: str = ""  # default: "redshank-" and the agent's id
+    username: str | None = None
+    password_file: str | None = None
+    password_env: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    receive_maximum: int = 1000
+    max_message_size: Size = 16 * 1024 * 1024
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A broker's address, taken apart."""
+
+    host: str
+    port: int
+    tls: bool
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+
+def endpoint(url: str) -> Endpoint:
+    """Return the address in `url`.
+
+    Raises ConfigurationError for anything but mqtt://host[:port] and mqtts://host[:port]. A URL with a user
+    in it is refused without being repeated, because a password may follow.
+    """
+    expected = "mqtt://host:port or mqtts://host:port"
+    if "@" in url:
+        raise _unusable("broker.url", expected, "a user name in the URL", "use username and password_file")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _unusable("broker.url", expected, f"{url!r} ({error})") from None
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or port == 0:
+        raise _unusable("broker.url", expected, repr(url))
+    tls = parts.scheme == "mqtts"
+    return Endpoint(parts.hostname, port or (8883 if tls else 1883), tls)
+
+
+def password(settings: BrokerSettings) -> str | None:
+    """Return the password from its file (one trailing newline removed) or variable, None if neither is set.
+
+    Raises ConfigurationError if it cannot be read.
+    """
+    if settings.password_file is not None:
+        try:
+            text = Path(settings.password_file).read_bytes().decode()
+        except OSError as error:
+            raise _unreadable("password_file", settings.password_file, error) from None
+        except UnicodeDecodeError:
+            raise _unusable("broker.password_file", "UTF-8 text", "other bytes") from None
+        return text.removesuffix("\n").removesuffix("\r")
+    if settings.password_env is not None:
+        if settings.password_env not in os.environ:
+            raise _unusable(
+                "broker.password_env", f"a variable {settings.password_env}", "none in the environment"
+            )
+        return os.environ[settings.password_env]
+    return None
+
+
+def tls_context(settings: BrokerSettings) -> ssl.SSLContext:
+    """Return the TLS settings: 1.2 or newer, certificate and host name verified, the system's CAs by default.
+
+    Raises ConfigurationError if a file cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise _unreadable("ca_file", settings.ca_file or "", error) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.cert_file is not None:
+        try:
+            # An empty password makes an encrypted key an error; otherwise OpenSSL would ask at the terminal.
+            context.load_cert_chain(settings.cert_file, settings.key_file, password="")
+        except OSError as error:
+            raise _unreadable("cert_file", f"{settings.cert_file}, {settings.key_file}", error) from None
+    return context
+
+
+def in_words(error: BaseException, address: Endpoint) -> str:
+    """Return why a connection failed, as an operator would say it."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the certificate of {address} is not trusted: {error.verify_message}"
+        case ssl.SSLError():
+            return f"TLS with {address} failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
+        case socket.gaierror():
+            return f"the host name {address.host!r} cannot be resolved: {error.strerror}"
+        case ConnectionRefusedError():
+            return f"nothing listens at {address} (connection refused)"
+        case TimeoutError():
+            return f"{address} does not answer"
+        case OSError():
+            return f"{address}: {error.strerror or error}"
+        case _:
+            return str(error)
+
+
+def _unreadable(key: str, path: str, error: OSError) -> ConfigurationError:
+    why = error.strerror or str(error)
+    if isinstance(error, ssl.SSLError):
+        why = f"not usable PEM ({(error.reason or 'unknown reason').lower().replace('_', ' ')})"
+    return _unusable(f"broker.{key}", "a readable file", f"{path}: {why}")
+
+
+def _unusable(where: str, expected: str, found: str, remedy: str = "") -> ConfigurationError:
+    return ConfigurationError([Problem(where=where, expected=expected, found=found, remedy=remedy)])

@@ -1,0 +1,358 @@
+"""One connection to the broker after another: everything of paho, touched by the network thread alone."""
+
+from __future__ import annotations
+
+import logging
+import select
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.adapters.mqtt.broker import Protocol, endpoint, in_words, password, tls_context
+from agent.adapters.mqtt.events import Command
+from agent.adapters.mqtt.frames import FrameReader
+from agent.adapters.mqtt.orders import Publication
+from agent.adapters.mqtt.wire import WiredClient
+from agent.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+
+    from agent.adapters.mqtt.broker import BrokerSettings
+    from agent.adapters.mqtt.events import MqttEvents, Token
+    from agent.adapters.mqtt.orders import Orders
+    from agent.adapters.mqtt.subscriptions import Changes, SubscriptionLedger
+    from agent.adapters.mqtt.topics import Topics
+    from agent.adapters.mqtt.wire import Wire
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S: Final = 5.0  # for TCP, for TLS and for the broker's answer, each
+FAREWELL_S: Final = 2.0
+MAX_IN_FLIGHT: Final = 20
+TURN_MS: Final = 250
+_READS_PER_TURN: Final = 4
+_FILTERS_PER_PACKET: Final = 100
+_BAD_CREDENTIALS: Final = frozenset({134, 135, 138, 140})  # user or password, not authorized, banned, method
+_TAKEN_OVER: Final = 142
+_BIRTH: Final = "\0birth"
+_FAREWELL: Final = "\0farewell"
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How an attempt ended: why, whether the broker had accepted us, and whether trying again is pointless."""
+
+    reason: str
+    opened: bool = False
+    final: bool = False
+
+
+class Connector:
+    """Makes connections, one at a time. `attempt` belongs to the network thread; `open` and `in_flight` are read by others."""
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        topics: Topics,
+        command: str | None,
+        ledger: SubscriptionLedger,
+        orders: Orders,
+        events: MqttEvents,
+    ) -> None:
+        self.open = False
+        self._settings = settings
+        self._address = endpoint(settings.url)
+        self._password = password(settings)
+        self._client_id = client_id
+        self._topics = topics
+        self._command = command
+        self._ledger = ledger
+        self._orders = orders
+        self._events = events
+        self._mqtt5 = settings.protocol is Protocol.V5
+        # Without MQTT 5's retain handling, subscribing again would deliver every retained message again.
+        self._ledger.certain = not self._mqtt5
+        self._connection = 0
+        self._ever_open = False
+        self._answered: ReasonCode | None = None  # the reason in CONNACK or in the broker's DISCONNECT
+        self._tokens: dict[int, Token] = {}  # by message id, in flight
+        self._window = MAX_IN_FLIGHT
+        self._client = self._make_client()
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many publications the broker has yet to acknowledge."""
+        return len(self._tokens)
+
+    def attempt(self) -> Outcome:
+        """Connect, serve the connection until it ends, and return why it did."""
+        self._connection += 1
+        self._answered = None
+        try:
+            self._prove_identity()
+            self._client.reconnect()
+            assert self._client.wire is not None
+            self._serve(self._client.wire)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
+            return Outcome(in_words(error, self._address))
+        except Exception:
+            logger.exception("a bug in this program ended the connection to %s", self._address)
+            self._abandon()
+            return self._ended(f"an error of our own ended the connection to {self._address}")
+        return self._ended(self._reason(self._client.wire))
+
+    def _make_client(self) -> WiredClient:
+        client = WiredClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=self._client_id,
+            clean_session=None if self._mqtt5 else False,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
+        )
+        client.reader_factory = self._make_reader
+        client.tls = tls_context(self._settings) if self._address.tls else None
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_inflight_messages_set(0)  # _send_publications keeps to the limit that the broker sets
+        client.will_set(self._topics.status, b"offline", qos=1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        keepalive_s = max(1, round(self._settings.keepalive_s))
+        host, port = self._address.host, self._address.port
+        if self._mqtt5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = min(round(self._settings.session_expiry_s), 0xFFFFFFFF)
+            properties.ReceiveMaximum = self._settings.receive_maximum
+            # paho's default, a clean start, would empty the queue that the broker keeps for us.
+            client.connect_async(host, port, keepalive_s, clean_start=False, properties=properties)
+        else:
+            client.connect_async(host, port, keepalive_s)
+        return client
+
+    def _make_reader(self) -> FrameReader:
+        return FrameReader(
+            own_root=self._topics.root,
+            command=self._command,
+            mqtt5=self._mqtt5,
+            connection=self._connection,
+            max_size=self._settings.max_message_size,
+        )
+
+    def _prove_identity(self) -> None:
+        """Read the password again: it may have been changed while we run."""
+        try:
+            self._password = password(self._settings)
+        except ConfigurationError as error:
+            logger.warning("keeping the password read before: %s", error)
+        self._client.username_pw_set(self._settings.username, self._password)
+
+    def _serve(self, wire: Wire) -> None:
+        client, orders, descriptor = self._client, self._orders, wire.fileno()
+        poll = select.poll()
+        poll.register(orders.fileno(), select.POLLIN)
+        poll.register(descriptor, select.POLLIN)
+        writing = more = False
+        farewell_by: float | None = None
+        heard = begun = monotonic()
+        next_check = begun
+        while client.socket() is not None:
+            if writing is not wire.unsent:
+                writing = wire.unsent
+                poll.modify(descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
+            ready = {number for number, _ in poll.poll(0 if more or wire.pending() else TURN_MS)}
+            if orders.fileno() in ready:
+                orders.rest()
+            now = monotonic()
+            if more or descriptor in ready or wire.pending():
+                more = all(wire.receive() for _ in range(_READS_PER_TURN))
+                heard = now
+                self._deliver(wire)
+            if orders.stopping.is_set():
+                farewell_by = self._say_farewell(farewell_by, now)
+            self._carry_out(wire)
+            if now >= next_check:
+                next_check = now + TURN_MS / 1000
+                client.loop_misc()
+                if not self.open and now - begun > CONNECT_TIMEOUT_S:
+                    wire.abort(TimeoutError())
+                elif now - heard > 1.5 * client.keepalive:
+                    wire.abort(TimeoutError())  # paho alone would take twice the keep-alive
+            if wire.news and client.socket() is not None:
+                client.loop_read()
+            wire.flush()
+
+    def _deliver(self, wire: Wire) -> None:
+        reader = wire.reader
+        while wire.news and self._client.socket() is not None:
+            self._client.loop_read()
+        if reader.messages:
+            messages, reader.messages = reader.messages, []
+            self._events.on_messages(messages)
+        if reader.commands:
+            commands, reader.commands = reader.commands, []
+            for message, raw in commands:
+                self._events.on_command(_command(message, raw))
+        if reader.ignored_ids:
+            ignored, reader.ignored_ids = reader.ignored_ids, []
+            wire.send(b"".join(b"@\x02" + number.to_bytes(2, "big") for number in ignored))
+        if reader.oversized:
+            oversized, reader.oversized = reader.oversized, []
+            for topic, size_bytes in oversized:
+                self._events.on_oversized(topic, size_bytes)
+
+    def _carry_out(self, wire: Wire) -> None:
+        """Do what other threads have ordered. PUBACK is packed here: paho would make a write of each."""
+        orders, current = self._orders, self._connection
+        packets = bytearray()
+        while orders.acknowledgements:
+            message = orders.acknowledgements.popleft()
+            if message.connection == current and self.open:
+                packets += b"@\x02" + message.message_id.to_bytes(2, "big")
+        if packets:
+            wire.send(packets)
+        while orders.subscriptions:
+            self._ledger.wanted = dict(orders.subscriptions.popleft())
+            if self.open:
+                self._send_changes(self._ledger.changes())
+        while self.open and orders.publications and len(self._tokens) < self._window:
+            self._send_publication(orders.publications.popleft())
+        if self._client.want_write():
+            self._client.loop_write()
+
+    def _send_publication(self, publication: Publication) -> None:
+        sent = self._client.publish(
+            publication.topic, publication.payload, publication.qos, publication.retain
+        )
+        if publication.qos:
+            # Whatever the return code: paho keeps it and sends it again after a reconnect.
+            self._tokens[sent.mid] = publication.token
+
+    def _say_farewell(self, by: float | None, now: float) -> float:
+        """Publish `offline` behind all that waits, then disconnect once it is taken or too late."""
+        if by is None:
+            if self.open:
+                farewell = Publication(self._topics.status, b"offline", 1, retain=True, token=_FAREWELL)
+                self._orders.publications.append(farewell)
+                return now + FAREWELL_S
+            by = now
+        if now >= by or not (self._orders.publications or _FAREWELL in self._tokens.values()):
+            self._client.disconnect()
+        return by
+
+    def _send_changes(self, changes: Changes) -> None:
+        for first in range(0, len(changes.unsubscribe), _FILTERS_PER_PACKET):
+            names = changes.unsubscribe[first : first + _FILTERS_PER_PACKET]
+            _, number = self._client.unsubscribe(names)
+            self._ledger.unsubscribing(number or 0, names)
+        for first in range(0, len(changes.subscribe), _FILTERS_PER_PACKET):
+            part = changes.subscribe[first : first + _FILTERS_PER_PACKET]
+            if self._mqtt5:
+                handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+                asked = [(name, SubscribeOptions(qos=qos, retainHandling=handling)) for name, qos in part]
+                _, number = self._client.subscribe(asked)
+            else:
+                _, number = self._client.subscribe(part)
+            self._ledger.subscribing(number or 0, part)
+
+    # paho's callbacks
+
+    def _on_connect(
+        self, client: Client, _: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties
+    ) -> None:
+        if reason.is_failure:
+            self._answered = reason
+            return
+        self._ever_open = self.open = True
+        self._window = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
+        present = flags.session_present
+        kept = "session kept" if present else "new session"
+        logger.info("connected to %s (MQTT %s, %s)", self._address, self._settings.protocol, kept)
+        if _BIRTH not in self._tokens.values():  # else paho sends the last one again
+            self._tokens[client.publish(self._topics.status, b"online", 1, retain=True).mid] = _BIRTH
+        changes = self._ledger.connected(session_present=present)
+        if not present:
+            self._events.on_subscriptions({})
+        self._send_changes(changes)
+        self._events.on_connected(session_present=present)
+
+    def _on_disconnect(
+        self, _client: Client, _: object, flags: DisconnectFlags, reason: ReasonCode, _properties: Any
+    ) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._answered = reason
+
+    def _on_publish(self, _client: Client, _: object, mid: int, reason: ReasonCode, _properties: Any) -> None:
+        token = self._tokens.pop(mid, None)
+        if token is None or token in (_BIRTH, _FAREWELL):
+            if reason.is_failure:
+                logger.warning("the broker refused a publication: %s", reason)
+        elif reason.is_failure:
+            self._events.on_publish_refused(token, str(reason))
+        else:
+            self._events.on_published(token)
+
+    def _on_subscribe(
+        self, _client: Client, _: object, mid: int, reasons: Sequence[ReasonCode], _properties: Any
+    ) -> None:
+        for name, code in self._ledger.subscribed(mid, [reason.value for reason in reasons]):
+            words = ReasonCode(PacketTypes.SUBACK, identifier=code).getName()
+            logger.warning("the broker refused the subscription to %s: %s", name, words)
+            self._events.on_subscription_refused(name, words)
+        self._events.on_subscriptions(dict(self._ledger.held))
+
+    def _on_unsubscribe(self, _client: Client, _: object, mid: int, _reasons: Any, _properties: Any) -> None:
+        self._ledger.unsubscribed(mid)
+        self._events.on_subscriptions(dict(self._ledger.held))
+
+    # The end of a connection
+
+    def _abandon(self) -> None:
+        if self._client.wire is not None:
+            self._client.wire.abort(ConnectionError("abandoned"))
+            self._client.loop_read()
+
+    def _ended(self, reason: str) -> Outcome:
+        opened, self.open = self.open, False
+        if opened:
+            self._events.on_disconnected(reason)
+        elif self._answered is None:
+            self._ledger.certain = False  # the broker may have taken our CONNECT, and begun a new session
+        code = self._answered.value if self._answered else 0
+        return Outcome(reason, opened, final=code in _BAD_CREDENTIALS and not self._ever_open)
+
+    def _reason(self, wire: Wire) -> str:
+        if self._answered is not None and not self.open:
+            return f"the broker refused the connection: {self._answered}"
+        if self._answered is not None:
+            hint = ""
+            if self._answered.value == _TAKEN_OVER:
+                hint = f" (another client uses the client id {self._client_id!r})"
+            return f"the broker closed the connection: {self._answered}{hint}"
+        why = f": {in_words(wire.failure, self._address)}" if wire.failure else ""
+        if self.open:
+            return f"the connection to {self._address} was lost{why}"
+        return f"{self._address} closed the connection before it answered{why}"
+
+
+def _command(message: Any, raw: bytes) -> Command:
+    if len(raw) < 2:
+        return Command(message)
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.unpack(raw)
+    return Command(
+        message,
+        getattr(properties, "ResponseTopic", None),
+        getattr(properties, "CorrelationData", None),
+    )

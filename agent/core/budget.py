@@ -1,0 +1,57 @@
+"""The operator's false-alarm budget as a threshold that is steered by what actually happens.
+
+Quantile tracking on events (Angelopoulos, Candes and Tibshirani 2023, "Conformal PID control", the P part): every
+raised alert lifts the threshold by a step, every quiet budget period lowers it by the same step. The long-run rate
+of alerts then tends to the budget whatever the drift, as long as the bounds are not reached.
+"""
+
+from __future__ import annotations
+
+from math import log10
+from typing import Any, Final
+
+from agent.core.types import Budget
+
+STEP: Final = 0.3  # a factor of two in p-value
+LOWEST: Final = 1.0  # below the rate's own logarithm: a very quiet stream does not alarm to use its budget up
+HIGHEST: Final = 3.0
+
+
+class BudgetControl:
+    """Steers the score threshold (-log10 of a p-value) of one stream."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.rate = 1.0
+        self.offset = 0.0
+        self.decisions = 0
+        self.events = 0
+
+    def configure(self, decision_interval_s: float) -> None:
+        """Fix the promised rate, in alerts per decision, once the decision interval is known."""
+        self.rate = self.budget.rate_per_decision(decision_interval_s)
+
+    @property
+    def threshold(self) -> float:
+        """Return the score from which a decision counts as odd."""
+        return -log10(self.rate) + self.offset
+
+    def decide(self, *, raised: bool) -> None:
+        """Account for one decision; `raised` when an alert began with it."""
+        self.decisions += 1
+        self.events += raised
+        offset = self.offset + STEP * (float(raised) - self.rate)
+        self.offset = min(max(offset, -LOWEST), HIGHEST)
+
+    @property
+    def ratio(self) -> float:
+        """Return alerts so far over alerts promised so far; 0 before the first decision."""
+        return self.events / (self.rate * self.decisions) if self.decisions else 0.0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was learnt and counted."""
+        return {"offset": self.offset, "decisions": self.decisions, "events": self.events}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it up again."""
+        self.offset, self.decisions, self.events = state["offset"], state["decisions"], state["events"]

@@ -1,0 +1,105 @@
+"""Scaling by slow robust statistics, and the features that views are made of.
+
+Windows are never normalised one by one: level and amplitude are what most faults change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from agent.core.types import F32, F64
+
+CLIP: Final = 8.0
+POOLS: Final = (1, 4)  # time scales; each has statistics of its own
+REFRESH_ROWS: Final = 64
+_MAX_POINTS: Final = 1024  # quantiles are taken from at most so many points, evenly spread
+_RELATIVE_FLOOR: Final = 1e-3  # of the channel's own level: a constant channel may move by its last digit
+_ABSOLUTE_FLOOR: Final = 1e-6
+_SPREAD: Final = 2.56  # q90 - q10 of a normal distribution, in standard deviations
+
+
+def pooled(rows: F32, pool: int) -> F32:
+    """Return means over `pool` consecutive rows, aligned to the end, float32 [len // pool, channels]."""
+    if pool == 1:
+        return rows
+    count = len(rows) // pool
+    kept = rows[len(rows) - count * pool :]
+    return kept.reshape(count, pool, rows.shape[1]).mean(axis=1, dtype=np.float32)
+
+
+class RobustScale:
+    """Centre and spread per channel, for values and first differences, at each time scale.
+
+    `centre` and `spread` are float64 [pools, 2, channels].
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.centre: F64 = np.zeros((len(POOLS), 2, channels))
+        self.spread: F64 = np.ones((len(POOLS), 2, channels))
+        self.ready = False
+
+    def refresh(self, rows: F32, base: F64) -> None:
+        """Take the statistics anew from `rows`, float32 [rows, channels] relative to `base`; NaN is left out."""
+        for index, pool in enumerate(POOLS):
+            values = pooled(rows, pool)
+            if len(values) < 2:  # noqa: PLR2004  two values make a difference
+                values = np.repeat(values, 2, axis=0) if len(values) else np.zeros((2, rows.shape[1]), np.float32)
+            for kind, series in enumerate((values, np.diff(values, axis=0))):
+                centre, spread = _centre_and_spread(series)
+                self.centre[index, kind] = centre
+                self.spread[index, kind] = spread
+            # A channel's resolution is the smallest step it ever made: that one step is nothing odd.
+            quantum = _smallest_step(values) / pool
+            level = np.abs(np.where(np.isnan(base), 0.0, base) + self.centre[index, 0])
+            floor = np.maximum(np.maximum(quantum, _RELATIVE_FLOOR * level), _ABSOLUTE_FLOOR)
+            self.spread[index] = np.maximum(self.spread[index], floor)
+        self.ready = True
+
+    def features(self, values: F32, pool_index: int) -> F32:
+        """Return scaled values and differences of `values` [n + 1, channels]: float32 [channels, n, 2]."""
+        centre, spread = self.centre[pool_index], self.spread[pool_index]
+        out = np.empty((values.shape[1], len(values) - 1, 2), np.float32)
+        out[:, :, 0] = ((values[1:] - centre[0]) / spread[0]).T
+        out[:, :, 1] = ((np.diff(values, axis=0) - centre[1]) / spread[1]).T
+        np.arcsinh(out, out=out)
+        np.clip(out, -CLIP, CLIP, out=out)
+        return out
+
+    def grow(self, channels: int) -> None:
+        """Make room for channels that were met while learning."""
+        more = channels - self.centre.shape[2]
+        self.centre = np.concatenate([self.centre, np.zeros((len(POOLS), 2, more))], axis=2)
+        self.spread = np.concatenate([self.spread, np.ones((len(POOLS), 2, more))], axis=2)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the statistics."""
+        return {"centre": self.centre.copy(), "spread": self.spread.copy(), "ready": self.ready}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up statistics."""
+        self.centre, self.spread = state["centre"].copy(), state["spread"].copy()
+        self.ready = state["ready"]
+
+
+def _centre_and_spread(series: F32) -> tuple[F64, F64]:
+    thinned = series[:: max(1, len(series) // _MAX_POINTS)].astype(np.float64)
+    if np.isnan(thinned).any():
+        empty = np.isnan(thinned).all(axis=0)
+        thinned[:, empty] = 0.0
+        low, centre, high = np.nanquantile(thinned, (0.1, 0.5, 0.9), axis=0)
+        deviation = np.nanstd(thinned, axis=0)
+    else:
+        at = [round(q * (len(thinned) - 1)) for q in (0.1, 0.5, 0.9)]
+        ordered = np.partition(thinned, at, axis=0)
+        low, centre, high = ordered[at[0]], ordered[at[1]], ordered[at[2]]
+        deviation = thinned.std(axis=0)
+    return centre, np.maximum((high - low) / _SPREAD, 0.1 * deviation)
+
+
+def _smallest_step(values: F32) -> F64:
+    steps = np.abs(np.diff(values, axis=0)).astype(np.float64)
+    steps[~(steps > 0)] = np.inf
+    smallest = steps.min(axis=0)
+    return np.where(np.isfinite(smallest), smallest, 0.0)

@@ -1,0 +1,60 @@
+"""The views of a sensor window: what is embedded, with and without a network, at which time scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from agent.core.preprocess import CLIP, POOLS, pooled
+
+if TYPE_CHECKING:
+    from agent.core.preprocess import RobustScale
+    from agent.core.types import F32
+
+VALUES_LENGTH: Final = 32
+_VALUES_STEP: Final = CLIP / 127
+
+
+class View(msgspec.Struct, frozen=True):
+    """One way to look at a window. `length` points after pooling; `dim`, `step`, `offset` of its int8 embedding.
+
+    `says` is the word for it in an alert: level (values themselves) or shape (the network).
+    """
+
+    name: str
+    says: str
+    pool_index: int
+    length: int
+    dim: int
+    step: float
+    offset: int
+    encoded: bool
+
+    @property
+    def span(self) -> int:
+        """Return how many rows of the grid it needs: one point more than its length, for the first difference."""
+        return (self.length + 1) * POOLS[self.pool_index]
+
+
+def views_for(length: int, dim: int, step: float, offset: int) -> tuple[View, ...]:
+    """Return the views of a sensor stream whose encoder takes `length` points; `dim` 0 means no encoder."""
+    values = View("values", "level", 0, VALUES_LENGTH, 2 * VALUES_LENGTH, _VALUES_STEP, 0, encoded=False)
+    if dim == 0:
+        return (values,)
+    return (
+        values,
+        View("encoder", "shape", 0, length, dim, step, offset, encoded=True),
+        View("encoder_x4", "shape", 1, length, dim, step, offset, encoded=True),
+    )
+
+
+def window(view: View, rows: F32, scale: RobustScale) -> F32:
+    """Return the scaled window of a view that ends with the last row, float32 [channels, length, 2]."""
+    return scale.features(pooled(rows[len(rows) - view.span :], POOLS[view.pool_index]), view.pool_index)
+
+
+def plain(windows: F32) -> F32:
+    """Return windows as embeddings, without a network: float32 [n, length x 2]."""
+    return np.ascontiguousarray(windows).reshape(len(windows), -1)
