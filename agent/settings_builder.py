@@ -1,0 +1,218 @@
+"""From YAML text to settings types: strict, every problem at once, each with its line.
+
+Scalars are YAML 1.2's: `NO` and `0123` stay the text that was written. A key is the field's name without its unit
+(`period_s` is written `period`), and durations, sizes and budgets are words that a person writes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from agent.core.types import Budget, Settings
+from agent.errors import Problem
+
+MAX_DEPTH: Final = 20
+_DURATIONS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZES: Final = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SPANS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629746.0, "year": 31556952.0}
+_QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
+_UNIT_SUFFIXES: Final = ("_s", "_bytes")
+_EXAMPLES: Final = {"duration": "a duration such as 500ms, 30s, 5m or 1d", "size": "a size such as 1MB or 256MiB"}
+
+
+class _Loader(yaml.SafeLoader):
+    """Only composes; resolves plain scalars as the YAML 1.2 core schema does."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None or match[2] not in _DURATIONS:
+        raise ValueError(text)
+    return float(match[1]) * _DURATIONS[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """Return bytes. Raises ValueError."""
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None or match[2] not in _SIZES:
+        raise ValueError(text)
+    return int(float(match[1]) * _SIZES[match[2]])
+
+
+def parse_budget(text: str) -> Budget:
+    """Return the budget that words such as `1 per week` or `1 per 1000 decisions` name. Raises ValueError."""
+    match = _BUDGET.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(text)
+    per = float(match[2] or 1)
+    if match[3] == "decision" and per > 0:
+        return Budget(count=float(match[1]), per_decisions=per, text=text.strip())
+    if match[3] not in _SPANS or per <= 0:
+        raise ValueError(text)
+    return Budget(count=float(match[1]), per_s=per * _SPANS[match[3]], text=text.strip())
+
+
+def key_of(field: str) -> str:
+    """Return the YAML key of a settings field: its name without the unit."""
+    for suffix in _UNIT_SUFFIXES:
+        if field.endswith(suffix):
+            return field[: -len(suffix)]
+    return field
+
+
+class Builder:
+    """Builds one settings object from one file, collecting problems on the way."""
+
+    def __init__(self, file: str, content: bytes) -> None:
+        self.problems: list[Problem] = []
+        self._file = file
+        self._lines: dict[str, int] = {}
+        self._root: yaml.Node | None = None
+        try:
+            self._root = yaml.compose(content.decode(), Loader=_Loader)  # noqa: S506  composes only, constructs nothing
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line + 1 if mark else 1
+            self.problems.append(Problem(f"{file}:{line}", "YAML", str(error.problem or error.context)))
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+            self.problems.append(Problem(f"{file}:1", "YAML in UTF-8", str(error).splitlines()[0]))
+
+    def where(self, path: str) -> str:
+        """Return FILE:LINE KEY of a value, or of the nearest thing around it."""
+        known = path
+        while known and known not in self._lines:
+            known = known[: max(known.rfind("."), known.rfind("["), 0)]
+        return f"{self._file}:{self._lines.get(known, 1)} {path}"
+
+    def build(self, kind: type[Settings]) -> Any:
+        """Return the settings, or None if there are problems."""
+        if self._root is None:
+            if not self.problems:
+                self.problems.append(Problem(f"{self._file}:1", "a configuration", "an empty file"))
+            return None
+        made = self._struct(kind, self._root, "", 0)
+        return None if self.problems else made
+
+    def _complain(self, path: str, expected: str, found: object, remedy: str = "") -> None:
+        self.problems.append(Problem(self.where(path), expected, str(found), remedy))
+
+    def _struct(self, kind: Any, node: yaml.Node, path: str, depth: int) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if not isinstance(node, yaml.MappingNode) or depth > MAX_DEPTH:
+            self._complain(path, "keys and values", _found(node))
+            return None
+        fields = {key_of(f.name): f for f in msgspec.structs.fields(kind)}
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            inner = f"{path}.{key}" if path else key
+            first = self._lines.get(inner)
+            self._lines[inner] = key_node.start_mark.line + 1
+            if key not in fields:
+                near = difflib.get_close_matches(key, fields, 1)
+                remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
+                self._complain(inner, "a known key", repr(key), remedy)
+            elif fields[key].name in values:
+                self._complain(inner, "each key once", f"a second {key!r} (the first is in line {first})")
+            else:
+                values[fields[key].name] = self._value(fields[key].type, value_node, inner, depth + 1)
+        missing = [key for key, f in fields.items() if f.required and f.name not in values]
+        for key in missing:
+            self._complain(f"{path}.{key}" if path else key, "a value", "none", f"add `{key}:`")
+        if missing or self.problems:
+            return None
+        try:
+            return kind(**values)
+        except (TypeError, ValueError) as error:
+            self._complain(path, "usable values", error)
+            return None
+
+    def _value(self, annotation: Any, node: yaml.Node, path: str, depth: int) -> Any:
+        info = msgspec.inspect.type_info(annotation)
+        return self._typed(info, annotation, node, path, depth)
+
+    def _typed(self, info: Any, annotation: Any, node: yaml.Node, path: str, depth: int) -> Any:
+        optional = isinstance(info, msgspec.inspect.UnionType)
+        if optional:
+            if node.tag.endswith(":null"):
+                return None
+            info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
+        word = (info.extra or {}).get("parse") if isinstance(info, msgspec.inspect.Metadata) else None
+        if word is not None:
+            parse = parse_duration if word == "duration" else parse_size
+            return self._word(parse, _EXAMPLES[word], node, path)
+        if isinstance(info, msgspec.inspect.Metadata):
+            info = info.type
+        if isinstance(info, msgspec.inspect.StructType):
+            if info.cls is Budget:
+                return self._word(parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`", node, path)
+            return self._struct(info.cls, node, path, depth)
+        if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
+            if not isinstance(node, yaml.SequenceNode):
+                self._complain(path, "a list", _found(node))
+                return None
+            items = [
+                self._typed(info.item_type, None, one, f"{path}[{index}]", depth) for index, one in enumerate(node.value)
+            ]
+            return items if isinstance(info, msgspec.inspect.ListType) else tuple(items)
+        if isinstance(info, msgspec.inspect.DictType):
+            if not isinstance(node, yaml.MappingNode):
+                self._complain(path, "keys and values", _found(node))
+                return None
+            return {
+                str(key.value): self._typed(info.value_type, None, one, f"{path}.{key.value}", depth)
+                for key, one in node.value
+            }
+        return self._scalar(info, node, path)
+
+    def _word(self, parse: Any, expected: str, node: yaml.Node, path: str) -> Any:
+        try:
+            return parse(str(node.value))
+        except ValueError:
+            self._complain(path, expected, _found(node))
+            return None
+
+    def _scalar(self, info: Any, node: yaml.Node, path: str) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        text = node.value
+        if isinstance(node, yaml.ScalarNode):
+            if isinstance(info, msgspec.inspect.StrType) and not node.tag.endswith(":null"):
+                return text
+            if isinstance(info, msgspec.inspect.EnumType):
+                words = [str(member.value) for member in info.cls]
+                if text in words:
+                    return info.cls(text)
+                self._complain(path, f"one of {', '.join(words)}", _found(node))
+                return None
+            if isinstance(info, msgspec.inspect.BoolType) and node.tag.endswith(":bool"):
+                return text.lower() == "true"
+            if isinstance(info, msgspec.inspect.IntType) and node.tag.endswith(":int"):
+                return int(text)
+            if isinstance(info, msgspec.inspect.FloatType) and node.tag.endswith((":int", ":float")):
+                return float(text)
+        names = {"StrType": "text", "IntType": "a whole number", "FloatType": "a number", "BoolType": "true or false"}
+        self._complain(path, names.get(type(info).__name__, "a value"), _found(node))
+        return None
+
+
+def _found(node: yaml.Node) -> str:
+    if isinstance(node, yaml.ScalarNode):
+        return repr(node.value) if node.value else "nothing"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "keys and values"
