@@ -6,7 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from agent.core.types import F32
+from agent.core.alerting import AlertTransition
+from agent.core.types import F32, Assessment
 
 
 class InboundMessage(msgspec.Struct, frozen=True, gc=False):
@@ -43,4 +44,24 @@ class Encoder(Protocol):
 
     def encode(self, windows: F32) -> F32:
         """Return one embedding per window, in order; any n >= 0."""
+        ...
+
+
+class Observer(Protocol):
+    """Who counts what happens: Prometheus in the daemon, nobody in a replay."""
+
+    def rejected(self, topic: str, reason: str) -> None:
+        """Count a dropped payload or sample."""
+        ...
+
+    def timed_encode(self, encoder: Encoder, windows: F32) -> F32:
+        """Call the encoder and measure how long it takes."""
+        ...
+
+    def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
+        """Note a decision."""
+        ...
+
+    def transitioned(self, stream: str, transition: AlertTransition, severity: str) -> None:
+        """Note an alert's transition."""
         ...

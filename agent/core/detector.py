@@ -95,6 +95,11 @@ class StreamDetector:
             return 0
         return max(0, self.warm_up_rows - int(self.grid.run.max(initial=0)))
 
+    @property
+    def reference_size(self) -> int:
+        """Return the number of references of the fullest part."""
+        return int(self._references[0].count.max(initial=0))
+
     def push(self, sample: Sample) -> tuple[Arrival, DueDecision | None]:
         """Take one sample; return what became of it, and a decision if one is due with it."""
         before = self.grid.total_rows
@@ -264,6 +269,15 @@ class StreamDetector:
             return []
         reference = self._references[0]
         return reference.nearest(reference.quantize(embedding), part, 3, workspace)
+
+    def expected(self) -> tuple[F64, F64, F64]:
+        """Return each channel's value now and the range (2nd to 98th percentile) it usually has, float64 [parts]."""
+        rows = self.grid.rows(RING_ROWS)
+        known = rows[: max(1, len(rows) - self.views[0].span)]
+        filled = np.where(np.isnan(known).all(axis=0), 0.0, known)
+        low, high = np.nanquantile(filled.astype(np.float64), (0.02, 0.98), axis=0)
+        base = self.grid.base
+        return base + rows[-1], base + low, base + high
 
     def _grow(self, parts: int) -> None:
         self.scale.grow(parts)

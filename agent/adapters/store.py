@@ -1,0 +1,198 @@
+"""What survives a restart: alert states and the outbox in SQLite, exact; snapshots of streams in files, atomic.
+
+SQLite is used by the worker alone. A snapshot file is a line of magic, a checksum, and MessagePack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.errors import SnapshotError
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTBOX: Final = 10000
+_MAGIC: Final = b"redshank snapshot 1\n"
+_ARRAY: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, PRIMARY KEY (stream, kind));
+CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
+"""
+
+
+class OutboxRow(msgspec.Struct, frozen=True):
+    """A message that has yet to reach the broker. `seq` is 0 until it is stored."""
+
+    topic: str
+    payload: bytes
+    created_at: float
+    seq: int = 0
+
+
+class AlertRow(msgspec.Struct, frozen=True):
+    """The exact state of one alert machine."""
+
+    stream: str
+    kind: str
+    state: dict[str, Any]
+
+
+class Store:
+    """The state directory, mode 0700."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        self.directory = directory
+        self.outbox_dropped = 0
+        self.bytes_written = 0
+        (directory / "streams").mkdir(exist_ok=True)
+        self._database = sqlite3.connect(directory / "state.sqlite", check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def commit(self, alerts: list[AlertRow], outbox: list[OutboxRow]) -> None:
+        """Write alert states and what they send in one transaction; durable when this returns."""
+        with self._database as database:
+            database.executemany(
+                "INSERT OR REPLACE INTO alerts VALUES (?, ?, ?)",
+                [(row.stream, row.kind, msgspec.msgpack.encode(row.state)) for row in alerts],
+            )
+            database.executemany(
+                "INSERT INTO outbox (topic, payload, created_at) VALUES (?, ?, ?)",
+                [(row.topic, row.payload, row.created_at) for row in outbox],
+            )
+            excess = self.outbox_length() - MAX_OUTBOX
+            if excess > 0:
+                database.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (excess,))
+                self.outbox_dropped += excess
+
+    def alerts(self) -> list[AlertRow]:
+        """Return every alert state."""
+        rows = self._database.execute("SELECT stream, kind, state FROM alerts")
+        return [AlertRow(stream, kind, msgspec.msgpack.decode(state)) for stream, kind, state in rows]
+
+    def outbox(self, after: int, limit: int) -> list[OutboxRow]:
+        """Return waiting messages with a number above `after`, in order."""
+        rows = self._database.execute(
+            "SELECT topic, payload, created_at, seq FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [OutboxRow(*row) for row in rows]
+
+    def outbox_length(self) -> int:
+        """Return how many messages wait."""
+        return int(self._database.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+    def delivered(self, seqs: list[int]) -> None:
+        """Forget messages that the broker has taken."""
+        with self._database as database:
+            database.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def retained(self) -> set[str]:
+        """Return the topics on which something of ours is retained."""
+        return {row[0] for row in self._database.execute("SELECT topic FROM retained")}
+
+    def set_retained(self, topics: set[str]) -> None:
+        """Remember on which topics something of ours is retained."""
+        with self._database as database:
+            database.execute("DELETE FROM retained")
+            database.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in sorted(topics)])
+
+    def subscriptions(self) -> dict[str, int]:
+        """Return what the broker's session holds, as last told."""
+        try:
+            return msgspec.json.decode((self.directory / "subscriptions.json").read_bytes(), type=dict[str, int])
+        except (OSError, msgspec.DecodeError):
+            return {}
+
+    def set_subscriptions(self, subscriptions: dict[str, int]) -> None:
+        """Remember what the broker's session holds. Called from the network thread."""
+        _write(self.directory / "subscriptions.json", msgspec.json.encode(subscriptions))
+
+    def save(self, stream: str, snapshot: dict[str, Any]) -> None:
+        """Write a stream's snapshot: the old one or the new one is there, never half of one."""
+        body = msgspec.msgpack.encode(snapshot, enc_hook=_encode)
+        content = _MAGIC + zlib.crc32(body).to_bytes(4, "big") + body
+        self.bytes_written += len(content)
+        _write(self._path(stream), content)
+
+    def load(self, stream: str) -> dict[str, Any] | None:
+        """Return a stream's snapshot or None. A corrupt one is set aside and said so; the stream starts cold."""
+        path = self._path(stream)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return _decode(content)
+        except SnapshotError as error:
+            self.set_aside(stream, str(error))
+            return None
+
+    def set_aside(self, stream: str, reason: str) -> None:
+        """Rename a snapshot that cannot be used."""
+        path = self._path(stream)
+        aside = path.with_suffix(".unusable")
+        path.replace(aside)
+        logger.warning("stream %s starts cold: its snapshot is %s; kept as %s", stream, reason, aside.name)
+
+    def _path(self, stream: str) -> Path:
+        return self.directory / "streams" / f"{hashlib.sha256(stream.encode()).hexdigest()[:24]}.snapshot"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        header = msgspec.msgpack.encode((value.dtype.str, value.shape))
+        return msgspec.msgpack.Ext(_ARRAY, len(header).to_bytes(2, "big") + header + value.tobytes())
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError(type(value).__name__)
+
+
+def _array(code: int, data: memoryview) -> Any:
+    if code != _ARRAY:
+        raise SnapshotError(f"foreign (unknown extension {code})")
+    length = int.from_bytes(data[:2], "big")
+    dtype, shape = msgspec.msgpack.decode(data[2 : 2 + length], type=tuple[str, list[int]])
+    return np.frombuffer(data[2 + length :], np.dtype(dtype)).reshape(shape).copy()
+
+
+def _decode(content: bytes) -> dict[str, Any]:
+    if not content.startswith(_MAGIC):
+        raise SnapshotError("foreign (another format or version)")
+    body = content[len(_MAGIC) + 4 :]
+    if zlib.crc32(body).to_bytes(4, "big") != content[len(_MAGIC) : len(_MAGIC) + 4]:
+        raise SnapshotError("corrupt (checksum)")
+    try:
+        return msgspec.msgpack.decode(body, type=dict[str, Any], ext_hook=_array)
+    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        raise SnapshotError(f"corrupt ({error})") from error

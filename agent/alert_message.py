@@ -1,0 +1,120 @@
+"""The alert message, version 1, and its evidence. docs/schemas/alert-v1.json is its schema."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+
+if TYPE_CHECKING:
+    from agent.core.detector import StreamDetector
+    from agent.core.types import Assessment
+
+VERSION: Final = 1
+MAX_PARTS: Final = 5
+
+
+def timestamp(at: float) -> str:
+    """Return RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(at, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def evidence(detector: StreamDetector, assessment: Assessment, nearest: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return what made a decision odd: parts by share (they sum to 1), the view that spoke, the nearest references."""
+    scores = np.maximum(assessment.part_scores.astype(np.float64), 0.0)
+    weights = np.square(scores)
+    total = weights.sum()
+    shares = weights / total if total > 0 else np.full(len(weights), 1.0 / max(1, len(weights)))
+    values, low, high = detector.expected()
+    order = np.argsort(-shares, kind="stable")
+    leading = int(order[0]) if len(order) else 0
+    spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
+    spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
+    parts = [
+        {
+            "name": detector.grid.channels[part],
+            "share": round(float(shares[part]), 4),
+            "value": _number(values[part]),
+            "expected": [_number(low[part]), _number(high[part])],
+        }
+        for part in order[:MAX_PARTS]
+    ]
+    return {
+        "parts": parts,
+        "view": max(spoke)[1],
+        "nearest": [{"at": timestamp(at), "distance": round(distance, 4)} for at, distance in nearest],
+        "span": {
+            "from": timestamp(assessment.at - detector.views[0].span * (detector.grid.period_s or 0.0)),
+            "to": timestamp(assessment.at),
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | None) -> str:
+    """Return one sentence for a person."""
+    if transition.event is AlertEvent.CLEARED:
+        lasted = transition.at - transition.started_at
+        what = "is heard again" if transition.kind is AlertKind.SILENT else "looks normal again"
+        return f"{stream} {what} after {lasted:.0f} s"
+    if transition.kind is AlertKind.SILENT:
+        return f"{stream} has fallen silent"
+    if not found or not found["parts"]:
+        return f"{stream} looks unlike anything seen before"
+    shares = ", ".join(f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= 0.01)  # noqa: PLR2004  a percent
+    first = found["parts"][0]
+    low, high = first["expected"]
+    return f"{stream} looks unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"
+
+
+def encode(
+    transition: AlertTransition,
+    *,
+    agent: str,
+    stream: str,
+    topic: str,
+    severity: str,
+    budget: str,
+    assessment: Assessment | None,
+    found: dict[str, Any] | None,
+    encoder: dict[str, str] | None,
+) -> bytes:
+    """Return the message as JSON. `late` is false here; the sender sets it for a backlog."""
+    return msgspec.json.encode(
+        {
+            "version": VERSION,
+            "id": transition.id,
+            "agent": agent,
+            "stream": stream,
+            "topic": topic,
+            "kind": transition.kind,
+            "event": transition.event,
+            "severity": severity,
+            "started_at": timestamp(transition.started_at),
+            "at": timestamp(transition.at),
+            "ended_at": None if transition.ended_at is None else timestamp(transition.ended_at),
+            "score": None if assessment is None else round(assessment.score, 3),
+            "p_value": None if assessment is None or assessment.p_value is None else float(f"{assessment.p_value:.3g}"),
+            "p_value_threshold": None if assessment is None else float(f"{assessment.p_value_threshold:.3g}"),
+            "budget": budget,
+            "late": False,
+            "message": sentence(stream, transition, found),
+            "evidence": found,
+            "encoder": encoder,
+        }
+    )
+
+
+def mark_late(payload: bytes) -> bytes:
+    """Return the message with `late` true."""
+    message = msgspec.json.decode(payload)
+    message["late"] = True
+    return msgspec.json.encode(message)
