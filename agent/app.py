@@ -1,0 +1,347 @@
+"""ASSEMBLY: builds every object from the configuration, runs them and stops them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from pathlib import Path
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agent.adapters.http import HttpServer
+from agent.adapters.mqtt import MqttClient, MqttEvents, Token, Topics
+from agent.adapters.store import Store
+from agent.adapters.systemd import notify, watchdog_interval_s
+from agent.adapters.telemetry import Telemetry
+from agent.adapters.tflite import load_encoder
+from agent.alert_message import mark_late
+from agent.bundle import find_bundle
+from agent.config import Configuration, default_agent_id
+from agent.core.types import StreamPhase
+from agent.pipeline import Outcome, Pipeline, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.errors import RefusedError
+    from agent.ports import Encoder, InboundMessage
+
+logger = logging.getLogger(__name__)
+
+NO_ENCODER: Final = "none"
+BATCH: Final = 512
+_TURN_S: Final = 0.25
+_STATE_S: Final = 60.0
+_LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
+_STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
+
+
+def with_defaults(configuration: Configuration) -> Configuration:
+    """Return the configuration with the agent's id filled in."""
+    agent = configuration.agent
+    named = msgspec.structs.replace(agent, id=agent.id or default_agent_id())
+    return msgspec.structs.replace(configuration, agent=named)
+
+
+def load_encoders(configuration: Configuration) -> dict[str, Encoder]:
+    """Return every encoder that the streams name. Raises BundleError."""
+    names = sorted({stream.encoder for stream in configuration.streams} - {NO_ENCODER})
+    return {name: load_encoder(find_bundle(name)) for name in names}
+
+
+def make_restore(store: Store) -> Any:
+    """Return how a stream finds its snapshot: by name, if it was made with the same encoder, runtime and settings."""
+
+    def restore(stream: Stream) -> dict[str, Any] | None:
+        saved = store.load(stream.name)
+        if saved is None:
+            return None
+        if saved.get("signature") != stream.signature:
+            store.set_aside(stream.name, "of another encoder, runtime or setting")
+            return None
+        return saved["detector"]
+
+    return restore
+
+
+def restore_alerts(store: Store, stream: Stream) -> None:
+    """Take up the exact states of a stream's alerts."""
+    for row in store.alerts():
+        if row.stream == stream.name:
+            stream.alerts[next(kind for kind in stream.alerts if kind.value == row.kind)].restore(row.state)
+
+
+def save_all(store: Store, pipeline: Pipeline) -> None:
+    """Write a snapshot of every stream."""
+    for stream in pipeline.streams.values():
+        store.save(stream.name, {"signature": stream.signature, "detector": stream.detector.snapshot()})
+
+
+class Agent(MqttEvents):
+    """The daemon: a network thread that enqueues, and one worker that does the rest."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration = with_defaults(configuration)
+        agent = configuration.agent
+        self.telemetry = Telemetry(agent.max_streams)
+        encoders = load_encoders(configuration)
+        self.store = Store(Path(agent.state_dir))
+        self._saved_alerts = {(row.stream, row.kind): row.state for row in self.store.alerts()}
+        self.topics = Topics(agent.topic_prefix, agent.id)
+        self._restore = make_restore(self.store)
+        self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=self._resume)
+        self.refused: RefusedError | None = None
+        self._queue: deque[InboundMessage] = deque()
+        self._arrived = threading.Event()
+        self._stopping = threading.Event()
+        self._delivered: deque[int] = deque()
+        self._handed = 0
+        self._ever_connected = False
+        self._connected_since: float | None = None
+        self._states: dict[str, tuple[bytes, float]] = {}
+        self._retained = self.store.retained()
+        self._republish = False
+        self.moved_at = monotonic()
+        self.mqtt = MqttClient(
+            configuration.broker,
+            agent_id=agent.id,
+            subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
+            events=self,
+            topic_prefix=agent.topic_prefix,
+            known_subscriptions=self.store.subscriptions(),
+        )
+        self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
+        self.http: HttpServer | None = None
+
+    def _resume(self, stream: Stream) -> dict[str, Any] | None:
+        for kind, machine in stream.alerts.items():
+            state = self._saved_alerts.get((stream.name, kind.value))
+            if state is not None:
+                machine.restore(state)
+        saved: dict[str, Any] | None = self._restore(stream)
+        return saved
+
+    # Called in the network thread
+
+    def on_messages(self, messages: Sequence[InboundMessage]) -> None:
+        """Enqueue; when full, QoS 0 messages are dropped, oldest first. QoS 1 is bounded by receive maximum."""
+        queue = self._queue
+        queue.extend(messages)
+        limit = self.configuration.agent.queue_size
+        while len(queue) > limit:
+            oldest = queue.popleft()
+            if oldest.qos:
+                queue.appendleft(oldest)
+                break
+            self.telemetry.queue_dropped.inc()
+        self._arrived.set()
+
+    def on_connected(self, *, session_present: bool) -> None:
+        """Publish retained state again: the broker may have lost it."""
+        del session_present
+        if self._ever_connected:
+            self.telemetry.reconnects.inc()
+        self._ever_connected = True
+        self.telemetry.broker_connected.set(1)
+        self._connected_since = monotonic()
+        self._republish = True
+        self._arrived.set()
+
+    def on_disconnected(self, reason: str) -> None:
+        """Stop counting silence."""
+        del reason
+        self._connected_since = None
+        self.telemetry.broker_connected.set(0)
+
+    def on_published(self, token: Token) -> None:
+        """Let the worker forget what the broker has taken."""
+        if isinstance(token, int):
+            self._delivered.append(token)
+            self._arrived.set()
+
+    def on_publish_refused(self, token: Token, reason: str) -> None:
+        """Give the message up, and say so."""
+        logger.error("the broker refused alert message %s: %s", token, reason)
+        self.on_published(token)
+
+    def on_subscriptions(self, subscriptions: Mapping[str, int]) -> None:
+        """Store what the session holds."""
+        self.store.set_subscriptions(dict(subscriptions))
+
+    def on_oversized(self, topic: str, size_bytes: int) -> None:
+        """Count it."""
+        del size_bytes
+        self.telemetry.rejected(topic, "too_large")
+
+    def on_refused(self, error: RefusedError) -> None:
+        """End the program."""
+        self.refused = error
+        self._stopping.set()
+
+    # The main thread
+
+    def run(self) -> None:
+        """Run until stopped. Raises RefusedError if the broker refuses our credentials before any connection."""
+        self.http = HttpServer(
+            self.configuration.metrics.listen, self.telemetry.registry, self.healthy, lambda: self.mqtt.connected
+        )
+        self._worker.start()
+        self.mqtt.start()
+        notify("READY=1")
+        watchdog_s = watchdog_interval_s()
+        try:
+            while not self._stopping.wait(watchdog_s or 1.0):
+                notify(f"STATUS={self.summary()}")
+                if watchdog_s is not None and self.healthy():
+                    notify("WATCHDOG=1")
+        finally:
+            notify("STOPPING=1")
+            self._stopping.set()
+            self._arrived.set()
+            self._worker.join(30)
+            self.mqtt.stop()
+            self.http.stop()
+            self.store.close()
+        if self.refused is not None:
+            raise self.refused
+
+    def stop(self) -> None:
+        """Ask for the end; safe in a signal handler."""
+        self._stopping.set()
+
+    def healthy(self) -> bool:
+        """Tell whether the worker really moves."""
+        return monotonic() - self.moved_at < _STUCK_S
+
+    def summary(self) -> str:
+        """Return one line for systemctl status."""
+        streams = list(self.pipeline.streams.values())
+        learning = sum(stream.phase is StreamPhase.LEARNING for stream in streams)
+        broker = "connected" if self.mqtt.connected else "broker away"
+        return f"{broker}, {len(streams)} streams, {learning} learning"
+
+    # The worker
+
+    def _work(self) -> None:
+        try:
+            self._turns()
+        except Exception:
+            logger.exception("a bug in this program stopped the worker")
+            self._stopping.set()
+
+    def _turns(self) -> None:
+        saved = ticked = monotonic()
+        while not self._stopping.is_set():
+            self.moved_at = now = monotonic()
+            messages = self._take()
+            if messages:
+                outcome = self.pipeline.process(messages)
+                self._commit(outcome)
+                self.mqtt.acknowledge_many(messages)
+            if self._delivered:
+                self._forget_delivered()
+            if now - ticked >= 1.0 or self._republish:
+                ticked = now
+                self._commit(self.pipeline.tick(time(), now, self._connected_since))
+                self._publish_states(now)
+                self._send_outbox()
+                self._gauges(now - saved)
+            if now - saved >= self.configuration.agent.snapshot_interval_s:
+                saved = now
+                self._save()
+            if not self._queue:
+                self._arrived.wait(_TURN_S)
+                self._arrived.clear()
+        self._save()
+        if self._delivered:
+            self._forget_delivered()
+
+    def _take(self) -> list[InboundMessage]:
+        queue = self._queue
+        messages = []
+        try:
+            while len(messages) < BATCH:
+                messages.append(queue.popleft())
+        except IndexError:
+            pass
+        self.telemetry.messages_received.inc(len(messages))
+        return messages
+
+    def _commit(self, outcome: Outcome) -> None:
+        if outcome.alerts:
+            self.store.commit(outcome.alerts, outcome.outbox)
+            self._send_outbox()
+            self._publish_states(monotonic())
+        for decided in outcome.decided:
+            stream = self.pipeline.streams[decided.stream]
+            if stream.settings.score_topic.value == "always":
+                found = decided.assessment
+                body = {"at": found.at, "score": found.score, "p_value": found.p_value}
+                self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
+
+    def _send_outbox(self) -> None:
+        if not self.mqtt.connected:
+            return
+        for row in self.store.outbox(self._handed, 100):
+            payload = mark_late(row.payload) if time() - row.created_at > _LATE_S else row.payload
+            if not self.mqtt.publish(row.topic, payload, qos=1, token=row.seq):
+                return
+            self._handed = row.seq
+
+    def _forget_delivered(self) -> None:
+        seqs = [self._delivered.popleft() for _ in range(len(self._delivered))]
+        self.store.delivered(seqs)
+
+    def _publish_states(self, now: float) -> None:
+        """Publish each stream's retained state: when its phase or alert changed, and at most once a minute."""
+        if not self.mqtt.connected:
+            return
+        everything, self._republish = self._republish, False
+        for stream in list(self.pipeline.streams.values()):
+            key = f"{stream.phase}{[machine.state for machine in stream.alerts.values()]}".encode()
+            before, at = self._states.get(stream.name, (b"", 0.0))
+            if everything or key != before or now - at >= _STATE_S:
+                topic = self.topics.state(stream.name)
+                if self.mqtt.publish(topic, msgspec.json.encode(stream.state()), qos=1, retain=True):
+                    self._states[stream.name] = (key, now)
+                    if topic not in self._retained:
+                        self._retained.add(topic)
+                        self.store.set_retained(self._retained)
+        if everything:
+            self._clear_gone()
+
+    def _clear_gone(self) -> None:
+        """Clear what was retained for streams that are no longer configured."""
+        roots = tuple(
+            self.topics.state(settings.name).removesuffix("/state") for settings in self.configuration.streams
+        )
+        for topic in sorted(self._retained):
+            name = topic.removesuffix("/state")
+            configured = any(name == root or name.startswith(f"{root}/") for root in roots)
+            if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
+                self._retained.discard(topic)
+                self.store.set_retained(self._retained)
+
+    def _gauges(self, snapshot_age_s: float) -> None:
+        telemetry = self.telemetry
+        telemetry.queue_length.set(len(self._queue))
+        telemetry.outbox_length.set(self.store.outbox_length())
+        telemetry.snapshot_age.set(snapshot_age_s)
+        telemetry.streams.set(len(self.pipeline.streams))
+        for stream in self.pipeline.streams.values():
+            telemetry.reference_size.labels(stream.name).set(stream.detector.reference_size)
+            telemetry.budget_ratio.labels(stream.name).set(stream.detector.budget.ratio)
+            for phase in StreamPhase:
+                telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
+
+    def _save(self) -> None:
+        before = self.store.bytes_written
+        with self.telemetry.snapshot_seconds.time():
+            try:
+                save_all(self.store, self.pipeline)
+            except OSError as error:
+                logger.error("cannot write snapshots: %s; trying again in the next interval", error)
+        self.telemetry.state_bytes.inc(self.store.bytes_written - before)

@@ -1,0 +1,195 @@
+"""The commands and their exit codes: 0; 1 unexpected; 2 usage; 69 broker refused us; 78 configuration or bundle."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from agent.errors import BundleError, ConfigurationError, RecordingError, RedshankError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.ports import InboundMessage
+
+DEFAULT_CONFIG: Final = Path("/etc/redshank/redshank.yaml")
+EXIT_REFUSED: Final = 69
+EXIT_CONFIGURATION: Final = 78
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(prog="redshank", description="Watches MQTT streams and alerts on what is unlike their past.")
+    top.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="the daemon")
+    run.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    check = commands.add_parser("check", help="validate a configuration; prints every problem with its line")
+    check.add_argument("file", type=Path)
+    record = commands.add_parser("record", help="record what arrives, for replay")
+    record.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    record.add_argument("--out", type=Path, required=True)
+    record.add_argument("--seconds", type=float, help="stop after so long; default: until interrupted")
+    replay = commands.add_parser("replay", help="run recorded data through the same pipeline")
+    replay.add_argument("recording", type=Path)
+    replay.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    replay.add_argument("--stream", help="the stream that a CSV file belongs to")
+    replay.add_argument("--time-column", default="time", help="the CSV file's time column")
+    replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
+    replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
+    replay.add_argument("--state", type=Path, help="start from this state directory, and leave the new state there")
+    commands.add_parser("encoders", help="list installed encoder bundles, measured here")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(
+        stream=sys.stderr, level=options.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        code: int = _COMMANDS[options.command](options)
+    except RefusedError as error:
+        sys.stderr.write(f"{error}; check broker.username and broker.password_file\n")
+        return EXIT_REFUSED
+    except (ConfigurationError, BundleError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIGURATION
+    except RecordingError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except RedshankError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
+    from agent.app import Agent  # noqa: PLC0415  the runtime is loaded only where it is needed
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+
+    agent = Agent(load_configuration(options.config))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    agent.run()
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from agent.app import load_encoders  # noqa: PLC0415  as above
+    from agent.checks import warnings  # noqa: PLC0415  as above
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+
+    configuration = load_configuration(options.file)
+    load_encoders(configuration)
+    for warning in warnings(configuration):
+        sys.stdout.write(f"warning: {warning}\n")
+    sys.stdout.write(f"{options.file}: good, {len(configuration.streams)} streams\n")
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from agent.adapters.mqtt import MqttClient, MqttEvents  # noqa: PLC0415  as above
+    from agent.adapters.recording import line_of  # noqa: PLC0415  as above
+    from agent.app import with_defaults  # noqa: PLC0415  as above
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+
+    configuration = with_defaults(load_configuration(options.config))
+    stop = threading.Event()
+    counted = 0
+
+    with options.out.open("ab") as file:
+
+        class Recorder(MqttEvents):
+            refused: RefusedError | None = None
+
+            def on_messages(self, messages: Sequence[InboundMessage]) -> None:
+                nonlocal counted
+                file.writelines(line_of(message) for message in messages)
+                file.flush()
+                counted += len(messages)
+                client.acknowledge_many(messages)
+
+            def on_refused(self, error: RefusedError) -> None:
+                self.refused = error
+                stop.set()
+
+        recorder = Recorder()
+        client = MqttClient(
+            configuration.broker,
+            agent_id=f"{configuration.agent.id}-recorder",
+            subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
+            events=recorder,
+            topic_prefix=configuration.agent.topic_prefix,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        client.start()
+        until = monotonic() + options.seconds if options.seconds else None
+        while not stop.wait(0.2):
+            sys.stderr.write(f"\r{counted} messages")
+            if until is not None and monotonic() >= until:
+                break
+        client.stop()
+        if recorder.refused is not None:
+            raise recorder.refused
+    sys.stderr.write(f"\r{counted} messages in {options.out}\n")
+    return 0
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+    from agent.replay import replay  # noqa: PLC0415  as above
+
+    summary = replay(
+        options.recording,
+        load_configuration(options.config),
+        stream=options.stream,
+        time_column=options.time_column,
+        scores=options.scores,
+        alerts=options.alerts,
+        state=options.state,
+        progress=sys.stderr.isatty(),
+    )
+    for alert in summary.alerts:
+        sys.stdout.write(f"{alert['at']} {alert['event']} {alert['id']} {alert['message']}\n")
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items())) or "none"
+    raised = sum(alert["event"] == "raised" for alert in summary.alerts)
+    sys.stdout.write(
+        f"{summary.streams} streams, {summary.decisions} decisions, {raised} alerts raised; rejected: {rejected}\n"
+    )
+    return 0
+
+
+def _encoders(options: argparse.Namespace) -> int:
+    del options
+    from agent.adapters.tflite import available_runtimes, load_encoder, seconds_per_window  # noqa: PLC0415  as above
+    from agent.bundle import installed_bundles  # noqa: PLC0415  as above
+
+    for bundle in installed_bundles():
+        variant = bundle.manifest.variants[0]
+        size = (bundle.path / variant.file).stat().st_size
+        sys.stdout.write(
+            f"{bundle.manifest.name}: input {bundle.manifest.length} x {len(bundle.manifest.features)}, "
+            f"embedding {bundle.manifest.dim}, {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}\n"
+        )
+        for runtime in available_runtimes():
+            encoder = load_encoder(bundle, runtime)
+            sys.stdout.write(f"  {encoder.runtime}: {1e6 * seconds_per_window(encoder):.1f} us per window\n")
+    return 0
+
+
+_COMMANDS: Final = {"run": _run, "check": _check, "record": _record, "replay": _replay, "encoders": _encoders}
+
+if __name__ == "__main__":
+    sys.exit(main())
