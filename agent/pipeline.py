@@ -267,7 +267,8 @@ class Pipeline:
         stream.decisions += 1
         transition = None
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            transition = machine.observe(due.at, odd=assessment.score >= detector.budget.threshold)
+            firing = machine.state is AlertState.FIRING
+            transition = machine.observe(due.at, odd=detector.budget.odd(assessment.score, firing=firing))
         detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
@@ -302,7 +303,8 @@ class Pipeline:
         outcome.alerts.append(
             AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot())
         )
-        self._observer.transitioned(stream.name, transition, settings.severity.value)
+        firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
+        self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

@@ -62,6 +62,6 @@ class Observer(Protocol):
         """Note a decision."""
         ...
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
         """Note an alert's transition."""
         ...

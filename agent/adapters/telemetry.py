@@ -89,12 +89,12 @@ class Telemetry:
             self.p_value.labels(stream).set(assessment.p_value)
         self.end_to_end_seconds.observe(max(0.0, time() - received_at))
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
         """Note an alert's transition."""
         raised = transition.event.value == "raised"
         if raised:
             self.alerts.labels(stream, severity).inc()
-        self.alert_firing.labels(stream).set(float(raised))
+        self.alert_firing.labels(stream).set(float(firing))
         logger.warning("%s: alert %s %s (%s)", stream, transition.id, transition.event.value, transition.kind.value)
 
 
@@ -111,5 +111,5 @@ class SilentObserver:
     def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
         """Ignore it."""
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
         """Ignore it."""

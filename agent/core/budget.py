@@ -15,6 +15,7 @@ from agent.core.types import Budget
 STEP: Final = 0.3  # a factor of two in p-value
 LOWEST: Final = 1.0  # below the rate's own logarithm: a very quiet stream does not alarm to use its budget up
 HIGHEST: Final = 3.0
+HYSTERESIS: Final = 1.5  # an alert that fires goes on until the score is this far below the threshold
 
 
 class BudgetControl:
@@ -35,6 +36,10 @@ class BudgetControl:
     def threshold(self) -> float:
         """Return the score from which a decision counts as odd."""
         return -log10(self.rate) + self.offset
+
+    def odd(self, score: float, *, firing: bool) -> bool:
+        """Tell whether a score is rare enough to begin an alert, or, with hysteresis, to keep one firing."""
+        return score >= self.threshold - (HYSTERESIS if firing else 0.0)
 
     def decide(self, *, raised: bool) -> None:
         """Account for one decision; `raised` when an alert began with it."""
