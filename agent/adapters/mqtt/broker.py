@@ -7,12 +7,21 @@ import socket
 import ssl
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agent.core.types import Duration, Settings, Size
 from agent.errors import ConfigurationError, Problem
+
+# MQTT 5's reasons against which only the user can do something: bad user name or password, not authorized,
+# banned, bad authentication method. paho translates MQTT 3.1.1's codes 4 and 5 into the first two.
+BAD_CREDENTIALS: Final = frozenset({134, 135, 138, 140})
+_HINTS: Final = {
+    132: " (try broker.protocol: 3.1.1)",
+    142: " (does another agent use the same agent.id or broker.client_id?)",
+}
 
 
 class Protocol(StrEnum):
@@ -22,7 +31,7 @@ class Protocol(StrEnum):
     V311 = "3.1.1"
 
 
-class BrokerSettings(Settings):
+class BrokerSettings(Settings, frozen=True):
     """Where the broker is and how we prove who we are. The password itself is never part of the settings.
 
     `receive_maximum` is how many QoS 1 messages the broker may send before we acknowledge one (MQTT 5 only).
@@ -91,9 +100,7 @@ def password(settings: BrokerSettings) -> str | None:
         return text.removesuffix("\n").removesuffix("\r")
     if settings.password_env is not None:
         if settings.password_env not in os.environ:
-            raise _unusable(
-                "broker.password_env", f"a variable {settings.password_env}", "none in the environment"
-            )
+            raise _unusable("broker.password_env", f"a variable {settings.password_env}", "none in the environment")
         return os.environ[settings.password_env]
     return None
 
@@ -117,7 +124,7 @@ def tls_context(settings: BrokerSettings) -> ssl.SSLContext:
     return context
 
 
-def in_words(error: BaseException, address: Endpoint) -> str:
+def in_words(error: BaseException, address: Endpoint) -> str:  # noqa: PLR0911 - a table
     """Return why a connection failed, as an operator would say it."""
     match error:
         case ssl.SSLCertVerificationError():
@@ -134,6 +141,11 @@ def in_words(error: BaseException, address: Endpoint) -> str:
             return f"{address}: {error.strerror or error}"
         case _:
             return str(error)
+
+
+def hint(reason_code: int) -> str:
+    """Return what to do about a refusal, with a leading blank; empty where nothing helps."""
+    return _HINTS.get(reason_code, "")
 
 
 def _unreadable(key: str, path: str, error: OSError) -> ConfigurationError:

@@ -8,7 +8,7 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from agent.adapters.mqtt.connection import Connector
+from agent.adapters.mqtt.connection import Connector, Outcome
 from agent.adapters.mqtt.orders import Orders, Publication
 from agent.adapters.mqtt.subscriptions import SubscriptionLedger
 from agent.adapters.mqtt.topics import Topics
@@ -54,21 +54,16 @@ class MqttClient:
         self.topics = Topics(topic_prefix, agent_id)
         self._events = events
         self._command = self.topics.command if commands else None
-        ledger = SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {})
         self._orders = Orders()
-        try:
-            self._connector = Connector(
-                settings,
-                client_id=settings.client_id or f"redshank-{agent_id}",
-                topics=self.topics,
-                command=self._command,
-                ledger=ledger,
-                orders=self._orders,
-                events=events,
-            )
-        except BaseException:
-            self._orders.close()
-            raise
+        self._connector = Connector(
+            settings,
+            client_id=settings.client_id or f"redshank-{agent_id}",
+            topics=self.topics,
+            command=self._command,
+            ledger=SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {}),
+            orders=self._orders,
+            events=events,
+        )
         self._complaints: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -79,6 +74,7 @@ class MqttClient:
 
     def start(self) -> None:
         """Connect in the background, for ever. Call once."""
+        self._orders.open()
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
@@ -88,9 +84,7 @@ class MqttClient:
         """
         self._orders.stopping.set()
         self._orders.wake()
-        if self._thread.ident is None:
-            self._orders.close()
-        elif self._thread is not threading.current_thread():
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def acknowledge(self, message: InboundMessage) -> None:
@@ -105,9 +99,7 @@ class MqttClient:
         self._orders.acknowledgements.extend([message for message in messages if message.qos])
         self._orders.wake()
 
-    def publish(
-        self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, token: Token = None
-    ) -> bool:
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, token: Token = None) -> bool:
         """Take over a publication of QoS 0 or 1, or return False: not connected, or too much outstanding.
 
         What was taken over survives reconnects (not the process). With QoS 1 and a token it ends in exactly
@@ -130,11 +122,12 @@ class MqttClient:
         self._orders.wake()
 
     def _wanted(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
-        wanted = list(subscriptions)
-        for name, qos in wanted:
+        wanted: dict[str, int] = {self._command: 1} if self._command else {}
+        for name, qos in subscriptions:
             if qos not in (0, 1):
                 raise ValueError(f"cannot subscribe to {name!r} with QoS {qos}")
-        return [*wanted, (self._command, 1)] if self._command else wanted
+            wanted[name] = max(qos, wanted.get(name, 0))  # a filter exists once in a session
+        return list(wanted.items())
 
     # Everything below runs in the network thread.
 
@@ -144,7 +137,11 @@ class MqttClient:
         try:
             while not self._orders.stopping.is_set():
                 begun = monotonic()
-                outcome = self._connector.attempt()
+                try:
+                    outcome = self._connector.attempt()
+                except Exception:
+                    logger.exception("a bug in this program ended the connection to the broker")
+                    outcome = Outcome("an error of our own ended the connection to the broker")
                 if self._orders.stopping.is_set():
                     break
                 if outcome.final:

@@ -8,23 +8,20 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.adapters.mqtt.broker import Protocol, endpoint, in_words, password, tls_context
-from agent.adapters.mqtt.events import Command
+from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint, in_words, password
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
-from agent.adapters.mqtt.wire import WiredClient
+from agent.adapters.mqtt.wire import CONNECT_TIMEOUT_S, command_of, make_client, options
 from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+    from paho.mqtt.properties import Properties
 
     from agent.adapters.mqtt.broker import BrokerSettings
     from agent.adapters.mqtt.events import MqttEvents, Token
@@ -35,20 +32,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S: Final = 5.0  # for TCP, for TLS and for the broker's answer, each
 FAREWELL_S: Final = 2.0
 MAX_IN_FLIGHT: Final = 20
 TURN_MS: Final = 250
 _READS_PER_TURN: Final = 4
 _FILTERS_PER_PACKET: Final = 100
-_BAD_CREDENTIALS: Final = frozenset({134, 135, 138, 140})  # user or password, not authorized, banned, method
-_TAKEN_OVER: Final = 142
 _BIRTH: Final = "\0birth"
 _FAREWELL: Final = "\0farewell"
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended: why, whether the broker had accepted us, and whether trying again is pointless."""
+    """How an attempt ended: why, whether the broker had accepted us, whether trying again is pointless."""
 
     reason: str
     opened: bool = False
@@ -56,7 +50,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Connector:
-    """Makes connections, one at a time. `attempt` belongs to the network thread; `open` and `in_flight` are read by others."""
+    """Makes connections, one at a time, in the network thread; other threads read `open` and `in_flight`."""
 
     def __init__(
         self,
@@ -73,7 +67,6 @@ class Connector:
         self._settings = settings
         self._address = endpoint(settings.url)
         self._password = password(settings)
-        self._client_id = client_id
         self._topics = topics
         self._command = command
         self._ledger = ledger
@@ -87,7 +80,13 @@ class Connector:
         self._answered: ReasonCode | None = None  # the reason in CONNACK or in the broker's DISCONNECT
         self._tokens: dict[int, Token] = {}  # by message id, in flight
         self._window = MAX_IN_FLIGHT
-        self._client = self._make_client()
+        self._client = make_client(settings, self._address, client_id, will_topic=topics.status)
+        self._client.reader_factory = self._make_reader
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_publish = self._on_publish
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_unsubscribe = self._on_unsubscribe
 
     @property
     def in_flight(self) -> int:
@@ -98,48 +97,22 @@ class Connector:
         """Connect, serve the connection until it ends, and return why it did."""
         self._connection += 1
         self._answered = None
+        self._prove_identity()
         try:
-            self._prove_identity()
             self._client.reconnect()
-            assert self._client.wire is not None
-            self._serve(self._client.wire)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
             return Outcome(in_words(error, self._address))
+        wire = self._client.wire
+        assert wire is not None
+        try:
+            self._serve(wire)
         except Exception:
-            logger.exception("a bug in this program ended the connection to %s", self._address)
-            self._abandon()
-            return self._ended(f"an error of our own ended the connection to {self._address}")
-        return self._ended(self._reason(self._client.wire))
-
-    def _make_client(self) -> WiredClient:
-        client = WiredClient(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if self._mqtt5 else False,
-            protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
-        )
-        client.reader_factory = self._make_reader
-        client.tls = tls_context(self._settings) if self._address.tls else None
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # _send_publications keeps to the limit that the broker sets
-        client.will_set(self._topics.status, b"offline", qos=1, retain=True)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-        client.on_unsubscribe = self._on_unsubscribe
-        keepalive_s = max(1, round(self._settings.keepalive_s))
-        host, port = self._address.host, self._address.port
-        if self._mqtt5:
-            properties = Properties(PacketTypes.CONNECT)
-            properties.SessionExpiryInterval = min(round(self._settings.session_expiry_s), 0xFFFFFFFF)
-            properties.ReceiveMaximum = self._settings.receive_maximum
-            # paho's default, a clean start, would empty the queue that the broker keeps for us.
-            client.connect_async(host, port, keepalive_s, clean_start=False, properties=properties)
-        else:
-            client.connect_async(host, port, keepalive_s)
-        return client
+            wire.abort(RuntimeError("a bug in this program"))
+            self._client.loop_read()
+            raise
+        finally:
+            outcome = self._ended(wire)
+        return outcome
 
     def _make_reader(self) -> FrameReader:
         return FrameReader(
@@ -187,7 +160,7 @@ class Connector:
                 client.loop_misc()
                 if not self.open and now - begun > CONNECT_TIMEOUT_S:
                     wire.abort(TimeoutError())
-                elif now - heard > 1.5 * client.keepalive:
+                elif client.keepalive and now - heard > 1.5 * client.keepalive:
                     wire.abort(TimeoutError())  # paho alone would take twice the keep-alive
             if wire.news and client.socket() is not None:
                 client.loop_read()
@@ -203,7 +176,7 @@ class Connector:
         if reader.commands:
             commands, reader.commands = reader.commands, []
             for message, raw in commands:
-                self._events.on_command(_command(message, raw))
+                self._events.on_command(command_of(message, raw))
         if reader.ignored_ids:
             ignored, reader.ignored_ids = reader.ignored_ids, []
             wire.send(b"".join(b"@\x02" + number.to_bytes(2, "big") for number in ignored))
@@ -232,9 +205,7 @@ class Connector:
             self._client.loop_write()
 
     def _send_publication(self, publication: Publication) -> None:
-        sent = self._client.publish(
-            publication.topic, publication.payload, publication.qos, publication.retain
-        )
+        sent = self._client.publish(publication.topic, publication.payload, publication.qos, publication.retain)
         if publication.qos:
             # Whatever the return code: paho keeps it and sends it again after a reconnect.
             self._tokens[sent.mid] = publication.token
@@ -259,9 +230,7 @@ class Connector:
         for first in range(0, len(changes.subscribe), _FILTERS_PER_PACKET):
             part = changes.subscribe[first : first + _FILTERS_PER_PACKET]
             if self._mqtt5:
-                handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
-                asked = [(name, SubscribeOptions(qos=qos, retainHandling=handling)) for name, qos in part]
-                _, number = self._client.subscribe(asked)
+                _, number = self._client.subscribe([(name, options(name, qos)) for name, qos in part])
             else:
                 _, number = self._client.subscribe(part)
             self._ledger.subscribing(number or 0, part)
@@ -269,7 +238,7 @@ class Connector:
     # paho's callbacks
 
     def _on_connect(
-        self, client: Client, _: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties
+        self, client: Client, _: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             self._answered = reason
@@ -318,41 +287,23 @@ class Connector:
 
     # The end of a connection
 
-    def _abandon(self) -> None:
-        if self._client.wire is not None:
-            self._client.wire.abort(ConnectionError("abandoned"))
-            self._client.loop_read()
-
-    def _ended(self, reason: str) -> Outcome:
-        opened, self.open = self.open, False
+    def _ended(self, wire: Wire) -> Outcome:
+        reason, opened = self._reason(wire), self.open
+        self.open = False
         if opened:
             self._events.on_disconnected(reason)
         elif self._answered is None:
             self._ledger.certain = False  # the broker may have taken our CONNECT, and begun a new session
-        code = self._answered.value if self._answered else 0
-        return Outcome(reason, opened, final=code in _BAD_CREDENTIALS and not self._ever_open)
+        hopeless = self._answered is not None and self._answered.value in BAD_CREDENTIALS
+        return Outcome(reason, opened, final=hopeless and not self._ever_open)
 
     def _reason(self, wire: Wire) -> str:
-        if self._answered is not None and not self.open:
-            return f"the broker refused the connection: {self._answered}"
         if self._answered is not None:
-            hint = ""
-            if self._answered.value == _TAKEN_OVER:
-                hint = f" (another client uses the client id {self._client_id!r})"
-            return f"the broker closed the connection: {self._answered}{hint}"
+            what = "closed" if self.open else "refused"
+            return f"the broker {what} the connection: {self._answered}{hint(self._answered.value)}"
         why = f": {in_words(wire.failure, self._address)}" if wire.failure else ""
-        if self.open:
-            return f"the connection to {self._address} was lost{why}"
-        return f"{self._address} closed the connection before it answered{why}"
-
-
-def _command(message: Any, raw: bytes) -> Command:
-    if len(raw) < 2:
-        return Command(message)
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.unpack(raw)
-    return Command(
-        message,
-        getattr(properties, "ResponseTopic", None),
-        getattr(properties, "CorrelationData", None),
-    )
+        if not self.open:
+            return f"{self._address} closed the connection before it answered{why}"
+        if self._orders.stopping.is_set():
+            return "stopped"
+        return f"the connection to {self._address} was lost{why}"

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from agent.ports import InboundMessage
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from agent.errors import RefusedError
+    from agent.ports import InboundMessage
 
 # Names a publication to whoever handed it over. None: nobody wants to hear of it.
 Token: TypeAlias = int | str | None

@@ -51,9 +51,7 @@ class FrameReader:
     command topic with their raw MQTT 5 properties.
     """
 
-    def __init__(
-        self, *, own_root: str, command: str | None, mqtt5: bool, connection: int, max_size: int
-    ) -> None:
+    def __init__(self, *, own_root: str, command: str | None, mqtt5: bool, connection: int, max_size: int) -> None:
         self._topics = TopicFilter(own_root, command)
         self._mqtt5 = mqtt5
         self._connection = connection
@@ -90,7 +88,7 @@ class FrameReader:
             self._parts.append(data[rest:] if rest else data)
             self._have = len(data) - rest
 
-    def _cut(self, data: bytes) -> int:
+    def _cut(self, data: bytes) -> int:  # noqa: C901, PLR0912 - in one piece because it runs for each message
         """Handle every complete packet and return where the incomplete one begins."""
         start, end = 0, len(data)
         while end - start >= 2:  # noqa: PLR2004 - the shortest packet
@@ -138,7 +136,7 @@ class FrameReader:
         head = data[start]
         qos = (head >> 1) & 3
         if qos > 1:
-            # Never subscribed to. paho completes the handshake, so that the broker is rid of it, and drops it.
+            # Never subscribed to: paho completes the handshake, so that the broker is rid of it.
             self.control += data[start:stop]
             return
         after = at + 2 + (data[at] << 8 | data[at + 1])

@@ -12,12 +12,22 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.adapters.mqtt.broker import Protocol, tls_context
+from agent.adapters.mqtt.events import Command
 from agent.adapters.mqtt.frames import FrameReader, MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent.adapters.mqtt.broker import BrokerSettings, Endpoint
+    from agent.ports import InboundMessage
+
+CONNECT_TIMEOUT_S: Final = 5.0  # for TCP, for TLS and for the broker's answer, each
 READ_BYTES: Final = 65536
 _WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -64,6 +74,7 @@ class Wire:
         self.failure = self.failure or reason
         self._ended = True
         self._unsent.clear()
+        self.reader.control.clear()
 
     @property
     def unsent(self) -> bool:
@@ -132,3 +143,47 @@ class WiredClient(Client):
             raise
         self.wire = Wire(sock, self.reader_factory())
         return self.wire
+
+
+def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, will_topic: str) -> WiredClient:
+    """Return a client that is ready for `reconnect`, with a session that the broker keeps.
+
+    Raises ConfigurationError if a TLS file cannot be used.
+    """
+    mqtt5 = settings.protocol is Protocol.V5
+    client = WiredClient(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=None if mqtt5 else False,
+        protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
+        reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
+    )
+    client.tls = tls_context(settings) if address.tls else None
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    client.max_inflight_messages_set(0)  # Connector keeps to the limit that the broker sets
+    client.will_set(will_topic, b"offline", qos=1, retain=True)
+    keepalive_s = max(1, round(settings.keepalive_s))
+    if mqtt5:
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = min(round(settings.session_expiry_s), 0xFFFFFFFF)
+        properties.ReceiveMaximum = settings.receive_maximum
+        # paho's default, a clean start, would empty the queue that the broker keeps for us.
+        client.connect_async(address.host, address.port, keepalive_s, clean_start=False, properties=properties)
+    else:
+        client.connect_async(address.host, address.port, keepalive_s)
+    return client
+
+
+def command_of(message: InboundMessage, raw: bytes) -> Command:
+    """Return a command with what its raw MQTT 5 properties say about the answer."""
+    if raw in (b"", b"\0"):
+        return Command(message)
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.unpack(raw)
+    return Command(message, getattr(properties, "ResponseTopic", None), getattr(properties, "CorrelationData", None))
+
+
+def options(name: str, qos: int) -> SubscribeOptions:
+    """Return: no retained messages where the subscription exists already, and never what we published ourselves."""
+    foreign_only = not name.startswith("$share/")  # there it would be a protocol error
+    return SubscribeOptions(qos, noLocal=foreign_only, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB)
