@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 MAX_PARTS: Final = 5
+LEAST_SHARE: Final = 0.01  # smaller ones are not told in the sentence
 
 
 def timestamp(at: float) -> str:
@@ -69,7 +70,9 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
         return f"{stream} has fallen silent"
     if not found or not found["parts"]:
         return f"{stream} looks unlike anything seen before"
-    shares = ", ".join(f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= 0.01)  # noqa: PLR2004  a percent
+    shares = ", ".join(
+        f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= LEAST_SHARE
+    )
     first = found["parts"][0]
     low, high = first["expected"]
     return f"{stream} looks unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"

@@ -186,7 +186,10 @@ class Agent(MqttEvents):
     def run(self) -> None:
         """Run until stopped. Raises RefusedError if the broker refuses our credentials before any connection."""
         self.http = HttpServer(
-            self.configuration.metrics.listen, self.telemetry.registry, self.healthy, lambda: self.mqtt.connected
+            self.configuration.metrics.listen,
+            self.telemetry.registry,
+            self.healthy,
+            lambda: self.mqtt.connected,
         )
         self._worker.start()
         self.mqtt.start()
@@ -261,7 +264,7 @@ class Agent(MqttEvents):
 
     def _take(self) -> list[InboundMessage]:
         queue = self._queue
-        messages = []
+        messages: list[InboundMessage] = []
         try:
             while len(messages) < BATCH:
                 messages.append(queue.popleft())
@@ -343,5 +346,5 @@ class Agent(MqttEvents):
             try:
                 save_all(self.store, self.pipeline)
             except OSError as error:
-                logger.error("cannot write snapshots: %s; trying again in the next interval", error)
+                logger.warning("cannot write snapshots: %s; trying again in the next interval", error)
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)

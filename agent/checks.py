@@ -20,8 +20,8 @@ def warnings(configuration: Configuration) -> list[str]:
         period_s = stream.period_s or 1.0
         if beyond_support(budget.rate_per_decision(stream.stride * period_s)):
             found.append(
-                f"stream {stream.name}: {budget.text} with a decision every {stream.stride * period_s:g} s is rarer than "
-                "its past scores can support; raise stride, or allow more"
+                f"stream {stream.name}: {budget.text} with a decision every {stream.stride * period_s:g} s is rarer "
+                "than its past scores can support; raise stride, or allow more"
             )
     password = configuration.broker.password_file
     if password is not None:

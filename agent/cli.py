@@ -25,7 +25,9 @@ EXIT_CONFIGURATION: Final = 78
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    top = argparse.ArgumentParser(prog="redshank", description="Watches MQTT streams and alerts on what is unlike their past.")
+    top = argparse.ArgumentParser(
+        prog="redshank", description="Watches MQTT streams and alerts on what is unlike their past."
+    )
     top.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="the daemon")

@@ -23,7 +23,7 @@ from agent.settings_builder import Builder
 MAX_FILE_BYTES: Final = 1 << 20
 
 
-class AgentSettings(Settings):
+class AgentSettings(Settings, frozen=True):
     """The agent itself."""
 
     id: str = ""
@@ -42,7 +42,7 @@ class ScoreTopic(StrEnum):
     ALWAYS = "always"
 
 
-class StreamSettings(PayloadSettings, kw_only=True):
+class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     """What to watch and how; one stream for each concrete topic that matches."""
 
     name: str
@@ -72,13 +72,13 @@ class StreamSettings(PayloadSettings, kw_only=True):
         )
 
 
-class MetricsSettings(Settings):
+class MetricsSettings(Settings, frozen=True):
     """Where Prometheus finds us."""
 
     listen: str = "127.0.0.1:9791"
 
 
-class Configuration(Settings, kw_only=True):
+class Configuration(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     agent: AgentSettings = AgentSettings()
@@ -151,7 +151,11 @@ def _cross_check(configuration: Configuration, builder: Builder) -> list[Problem
             if value < least:
                 complain(key, f"at least {least}", value)
         if stream.reference.warm_up > stream.reference.size:
-            complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
+            complain(
+                "reference.warm_up",
+                f"at most reference.size ({stream.reference.size})",
+                stream.reference.warm_up,
+            )
     if not configuration.streams:
         problems.append(Problem(builder.where("streams"), "at least one stream", "none", "add one"))
     return problems
@@ -160,7 +164,12 @@ def _cross_check(configuration: Configuration, builder: Builder) -> list[Problem
 def valid_filter(topic: str) -> bool:
     """Tell whether this is an MQTT topic filter (MQTT 5, section 4.7.1)."""
     levels = topic.split("/")
-    return bool(topic) and "\0" not in topic and len(topic.encode()) < 1 << 16 and all(
-        ("+" not in level or level == "+") and ("#" not in level or (level == "#" and index == len(levels) - 1))
-        for index, level in enumerate(levels)
+    return (
+        bool(topic)
+        and "\0" not in topic
+        and len(topic.encode()) < 1 << 16
+        and all(
+            ("+" not in level or level == "+") and ("#" not in level or (level == "#" and index == len(levels) - 1))
+            for index, level in enumerate(levels)
+        )
     )

@@ -40,7 +40,13 @@ class Stream:
     """One concrete topic being watched."""
 
     def __init__(
-        self, name: str, topic: str, settings: StreamSettings, encoder: Encoder | None, agent: str, max_bytes: int
+        self,
+        name: str,
+        topic: str,
+        settings: StreamSettings,
+        encoder: Encoder | None,
+        agent: str,
+        max_bytes: int,
     ) -> None:
         self.name, self.topic, self.settings, self.encoder = name, topic, settings, encoder
         self.decode = make_decoder(settings, max_bytes)
@@ -257,7 +263,12 @@ class Pipeline:
         return made
 
     def _decide(
-        self, stream: Stream, due: DueDecision, embeddings: list[F32 | None], received_at: float, outcome: Outcome
+        self,
+        stream: Stream,
+        due: DueDecision,
+        embeddings: list[F32 | None],
+        received_at: float,
+        outcome: Outcome,
     ) -> None:
         detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         assessment = detector.step(due, embeddings, self._workspace)
@@ -273,7 +284,7 @@ class Pipeline:
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if transition is not None:
-            nearest = detector.nearest(due, embeddings, int(np.argmax(assessment.part_scores)), self._workspace)
+            nearest = detector.nearest(embeddings, int(np.argmax(assessment.part_scores)), self._workspace)
             self._publish(stream, transition, assessment, nearest, received_at, outcome)
 
     def _publish(
@@ -300,9 +311,7 @@ class Pipeline:
             encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
-        outcome.alerts.append(
-            AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot())
-        )
+        outcome.alerts.append(AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot()))
         firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
         self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
 

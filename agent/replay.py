@@ -83,9 +83,10 @@ def replay(
     if not recording.is_file():
         raise RecordingError(f"{recording}: expected a recording (.jsonl or .csv), found no such file")
     summary = Summary([], 0, 0, observer.reasons)
-    with _scores_file(scores) as rows, tqdm(
-        disable=not progress, unit=" messages", desc="replay", file=sys.stderr
-    ) as bar:
+    with (
+        _scores_file(scores) as rows,
+        tqdm(disable=not progress, unit=" messages", desc="replay", file=sys.stderr) as bar,
+    ):
         outcomes = (
             _csv_outcomes(pipeline, configuration, recording, stream, time_column)
             if recording.suffix == ".csv"
@@ -103,7 +104,15 @@ def replay(
             if writer is not None:
                 for one in outcome.decided:
                     found = one.assessment
-                    writer.writerow([found.at, one.stream, f"{found.score:.6g}", f"{found.p_value:.6g}", one.alert_state.value])
+                    writer.writerow(
+                        [
+                            found.at,
+                            one.stream,
+                            f"{found.score:.6g}",
+                            f"{found.p_value:.6g}",
+                            one.alert_state.value,
+                        ]
+                    )
     summary.streams = len(pipeline.streams)
     if alerts is not None:
         alerts.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in summary.alerts))

@@ -18,12 +18,32 @@ from agent.errors import Problem
 
 MAX_DEPTH: Final = 20
 _DURATIONS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZES: Final = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SPANS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 604800.0, "month": 2629746.0, "year": 31556952.0}
+_SIZES: Final = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+_SPANS: Final = {
+    "second": 1.0,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86400.0,
+    "week": 604800.0,
+    "month": 2629746.0,
+    "year": 31556952.0,
+}
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
-_EXAMPLES: Final = {"duration": "a duration such as 500ms, 30s, 5m or 1d", "size": "a size such as 1MB or 256MiB"}
+_EXAMPLES: Final = {
+    "duration": "a duration such as 500ms, 30s, 5m or 1d",
+    "size": "a size such as 1MB or 256MiB",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,7 +106,7 @@ class Builder:
         self._lines: dict[str, int] = {}
         self._root: yaml.Node | None = None
         try:
-            self._root = yaml.compose(content.decode(), Loader=_Loader)  # noqa: S506  composes only, constructs nothing
+            self._root = yaml.compose(content.decode(), Loader=_Loader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
@@ -146,9 +166,9 @@ class Builder:
 
     def _value(self, annotation: Any, node: yaml.Node, path: str, depth: int) -> Any:
         info = msgspec.inspect.type_info(annotation)
-        return self._typed(info, annotation, node, path, depth)
+        return self._typed(info, node, path, depth)
 
-    def _typed(self, info: Any, annotation: Any, node: yaml.Node, path: str, depth: int) -> Any:
+    def _typed(self, info: Any, node: yaml.Node, path: str, depth: int) -> Any:
         optional = isinstance(info, msgspec.inspect.UnionType)
         if optional:
             if node.tag.endswith(":null"):
@@ -169,7 +189,7 @@ class Builder:
                 self._complain(path, "a list", _found(node))
                 return None
             items = [
-                self._typed(info.item_type, None, one, f"{path}[{index}]", depth) for index, one in enumerate(node.value)
+                self._typed(info.item_type, one, f"{path}[{index}]", depth) for index, one in enumerate(node.value)
             ]
             return items if isinstance(info, msgspec.inspect.ListType) else tuple(items)
         if isinstance(info, msgspec.inspect.DictType):
@@ -177,7 +197,7 @@ class Builder:
                 self._complain(path, "keys and values", _found(node))
                 return None
             return {
-                str(key.value): self._typed(info.value_type, None, one, f"{path}.{key.value}", depth)
+                str(key.value): self._typed(info.value_type, one, f"{path}.{key.value}", depth)
                 for key, one in node.value
             }
         return self._scalar(info, node, path)
@@ -207,7 +227,12 @@ class Builder:
                 return int(text)
             if isinstance(info, msgspec.inspect.FloatType) and node.tag.endswith((":int", ":float")):
                 return float(text)
-        names = {"StrType": "text", "IntType": "a whole number", "FloatType": "a number", "BoolType": "true or false"}
+        names = {
+            "StrType": "text",
+            "IntType": "a whole number",
+            "FloatType": "a number",
+            "BoolType": "true or false",
+        }
         self._complain(path, names.get(type(info).__name__, "a value"), _found(node))
         return None
 

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class HttpServer:
     """Serves until stopped, in a thread of its own. Raises OSError if the address cannot be taken."""
 
-    def __init__(self, listen: str, registry: CollectorRegistry, healthy: Callable[[], bool], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, listen: str, registry: CollectorRegistry, healthy: Callable[[], bool], ready: Callable[[], bool]
+    ) -> None:
         host, _, port = listen.rpartition(":")
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 5
 
-            def do_GET(self) -> None:  # noqa: N802  the library's name
+            def do_GET(self) -> None:
                 if self.path == "/metrics":
                     self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
                 elif self.path in ("/healthz", "/readyz"):

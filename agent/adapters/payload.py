@@ -48,7 +48,7 @@ class TextNumbers(StrEnum):
     PARSE = "parse"
 
 
-class TimeSettings(Settings):
+class TimeSettings(Settings, frozen=True):
     """Where a payload's own time is. Without it, the time of arrival counts."""
 
     path: str
@@ -57,7 +57,7 @@ class TimeSettings(Settings):
     max_ahead_s: Duration = 3600.0
 
 
-class PayloadSettings(Settings, kw_only=True):
+class PayloadSettings(Settings, frozen=True, kw_only=True):
     """How a stream's payloads are read. `columns`: names of the CSV columns, in order."""
 
     format: Format = Format.JSON
@@ -172,9 +172,7 @@ def _csv(settings: PayloadSettings) -> Decoder:
     return decode
 
 
-def _row(
-    fields: dict[str, str], settings: PayloadSettings, timed: TimeSettings | None, received_at: float
-) -> Sample:
+def _row(fields: dict[str, str], settings: PayloadSettings, timed: TimeSettings | None, received_at: float) -> Sample:
     at = _time(timed, fields.pop(timed.path, None), received_at) if timed else received_at
     names = settings.channels or tuple(fields)
     if len(names) > MAX_CHANNELS:

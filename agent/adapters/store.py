@@ -25,7 +25,9 @@ _MAGIC: Final = b"redshank snapshot 1\n"
 _ARRAY: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, PRIMARY KEY (stream, kind));
-CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL
+);
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
 """
 
@@ -79,7 +81,9 @@ class Store:
             )
             excess = self.outbox_length() - MAX_OUTBOX
             if excess > 0:
-                database.execute("DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (excess,))
+                database.execute(
+                    "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (excess,)
+                )
                 self.outbox_dropped += excess
 
     def alerts(self) -> list[AlertRow]:
@@ -90,7 +94,8 @@ class Store:
     def outbox(self, after: int, limit: int) -> list[OutboxRow]:
         """Return waiting messages with a number above `after`, in order."""
         rows = self._database.execute(
-            "SELECT topic, payload, created_at, seq FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+            "SELECT topic, payload, created_at, seq FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?",
+            (after, limit),
         )
         return [OutboxRow(*row) for row in rows]
 

@@ -19,7 +19,9 @@ _RUNTIMES: Final = {
     "ai-edge-litert": "ai_edge_litert.interpreter",
 }
 _TIMED_RUNS: Final = 5
-_OPERATOR: Final = re.compile(r"op for builtin opcode '(\w+)' version '(\d+)'|unresolved custom op: *(\w+)", re.IGNORECASE)
+_OPERATOR: Final = re.compile(
+    r"op for builtin opcode '(\w+)' version '(\d+)'|unresolved custom op: *(\w+)", re.IGNORECASE
+)
 
 
 def available_runtimes() -> list[str]:

@@ -30,8 +30,8 @@ class Direction(StrEnum):
     DOWN = "down"
 
 
-class AlertSettings(Settings):
-    """When an anomaly becomes an alert and when it ends. `min_change`: smallest deviation per channel that may alarm."""
+class AlertSettings(Settings, frozen=True):
+    """When an anomaly becomes an alert and when it ends. `min_change`: least deviation per channel that may alarm."""
 
     false_alarms: Budget = Budget(count=1, per_s=7 * 86400.0, text="1 per week")
     after: int = 2
@@ -42,7 +42,7 @@ class AlertSettings(Settings):
     min_change: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-class SilenceSettings(Settings):
+class SilenceSettings(Settings, frozen=True):
     """A stream with no message for `after_s` seconds, while the broker is connected, is an alert of its own kind."""
 
     after_s: Duration | None = None

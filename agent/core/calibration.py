@@ -131,6 +131,6 @@ class Calibration:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up rings and tails."""
-        for name in state:
-            setattr(self, f"_{name}", state[name].copy())
+        for name, array in state.items():
+            setattr(self, f"_{name}", array.copy())
         self.size = self._scores.shape[1]

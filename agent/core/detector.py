@@ -1,4 +1,4 @@
-"""One stream's detector: score first, then decide, then perhaps learn. Everything that survives a restart is its Snapshot.
+"""One stream's detector: score first, then decide, then perhaps learn. `snapshot` is everything that survives.
 
 The encoder is not called here: `due` hands out windows, the pipeline embeds those of many streams at once, and
 `step` takes the embeddings. So the core stays free of the runtime, and one invocation serves many streams.
@@ -31,10 +31,13 @@ MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 1.5
 _RANGE_MEAN_ROWS: Final = 16
-_RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
+_RANGE_TOLERANCES: Final = (
+    0.05,
+    0.10,
+)  # for the last value, for the mean of 16; as shares of the all-time range
 
 
-class DetectorSettings(Settings):
+class DetectorSettings(Settings, frozen=True):
     """What makes one detector differ from another."""
 
     stride: int = 1
@@ -166,7 +169,7 @@ class StreamDetector:
         Returns None for the warm-up, whose embeddings are float32 [windows x parts, dim].
         """
         if due.warm_up:
-            self._prime(due, embeddings, workspace)
+            self._prime(due, embeddings)
             return None
         parts = len(self.grid.channels)
         view_scores = np.full((len(self.views), parts), np.nan, np.float32)
@@ -192,15 +195,13 @@ class StreamDetector:
         part_scores[~self._may_alarm(due)] = 0.0
         score = combined(part_scores)
         threshold = self.budget.threshold
-        return Assessment(
-            due.at, score, 10.0**-score, 10.0**-threshold, part_scores, view_scores, range_scores
-        )
+        return Assessment(due.at, score, 10.0**-score, 10.0**-threshold, part_scores, view_scores, range_scores)
 
     def _raw_scores(self, index: int, squared: F32) -> F32:
         settings = self.settings.score
         return SCORERS[settings.method](squared, settings.neighbours, self._bandwidths[index])
 
-    def _prime(self, due: DueDecision, embeddings: list[F32 | None], workspace: Workspace) -> None:
+    def _prime(self, due: DueDecision, embeddings: list[F32 | None]) -> None:
         """Fill the references from the warm-up and calibrate on it, each window scored without its neighbours."""
         parts = len(self.grid.channels)
         self._bandwidths = [np.ones(parts, np.float32) for _ in self.views]
@@ -220,7 +221,9 @@ class StreamDetector:
                 if len(entries) < MIN_REFERENCES:
                     continue
                 squared = _pairwise(entries, reference.step, guard)
-                neighbour = SCORERS[ScoreMethod.DISTANCE](squared, self.settings.score.neighbours, np.ones(1, np.float32))
+                neighbour = SCORERS[ScoreMethod.DISTANCE](
+                    squared, self.settings.score.neighbours, np.ones(1, np.float32)
+                )
                 self._bandwidths[index][part] = np.exp(np.median(neighbour))
                 bandwidth = np.full(len(entries), self._bandwidths[index][part], np.float32)
                 raw = SCORERS[self.settings.score.method](squared, self.settings.score.neighbours, bandwidth)
@@ -231,7 +234,7 @@ class StreamDetector:
         self.budget.configure(self.settings.stride * period)
 
     def _range_novelty(self, due: DueDecision) -> F32:
-        """Return how far beyond anything ever seen, float32 [parts]; 0 inside, 1 + log10(excess / tolerance) outside."""
+        """Return novelty of range, float32 [parts]: 0 inside all ever seen, else 1 + log10(excess / tolerance)."""
         novelty = np.zeros(len(due.last_values), np.float32)
         for index, values in enumerate((due.last_values, due.means)):
             low, high = self._low[index], self._high[index]
@@ -240,9 +243,7 @@ class StreamDetector:
             tolerance = np.maximum(_RANGE_TOLERANCES[index] * width, self.scale.spread[0, 0])
             excess = np.where(known, np.maximum(values - high, low - values), 0.0)
             outside = excess > tolerance
-            novelty[outside] = np.maximum(
-                novelty[outside], 1.0 + np.log10(excess[outside] / tolerance[outside])
-            )
+            novelty[outside] = np.maximum(novelty[outside], 1.0 + np.log10(excess[outside] / tolerance[outside]))
             if self.settings.mode is Mode.ADAPT:
                 self._low[index] = np.fmin(low, values)
                 self._high[index] = np.fmax(high, values)
@@ -262,7 +263,7 @@ class StreamDetector:
                 allowed[part] &= bool(largest >= least)
         return allowed
 
-    def nearest(self, due: DueDecision, embeddings: list[F32 | None], part: int, workspace: Workspace) -> list[tuple[float, float]]:
+    def nearest(self, embeddings: list[F32 | None], part: int, workspace: Workspace) -> list[tuple[float, float]]:
         """Return (time, distance) of the references nearest to a decision's values, for the evidence."""
         embedding = embeddings[0]
         if embedding is None:

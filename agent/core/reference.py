@@ -23,7 +23,7 @@ _REFUSAL_MEMORY: Final = 0.01  # time constant of 100 decisions
 _MOMENT_MEMORY: Final = 0.002  # slow running moments of the log distance, 500 decisions
 
 
-class ReferenceSettings(Settings):
+class ReferenceSettings(Settings, frozen=True):
     """Windows kept per stream, and how many are learnt before the first decision counts."""
 
     size: int = 1000
@@ -164,7 +164,12 @@ class ReferenceWindow:
     def grow(self, parts: int) -> None:
         """Make room for parts that were met while learning."""
         fresh = ReferenceWindow(
-            parts - len(self._count), self.size, self.dim, step=self.step, offset=self.offset, guard=self.guard
+            parts - len(self._count),
+            self.size,
+            self.dim,
+            step=self.step,
+            offset=self.offset,
+            guard=self.guard,
         )
         for name in ("_entries", "_norms", "_times", "_count", "_head"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))

@@ -23,7 +23,7 @@ class ScoreMethod(StrEnum):
     DENSITY = "density"
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(Settings, frozen=True):
     """How raw scores are made."""
 
     method: ScoreMethod = ScoreMethod.DISTANCE

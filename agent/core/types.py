@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of everything that can be configured: immutable, strict, by keyword."""
 
 
-class Budget(Settings):
+class Budget(Settings, frozen=True):
     """How many false alarms an operator accepts: `count` per `per_s` seconds or per `per_decisions`."""
 
     count: float

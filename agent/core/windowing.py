@@ -19,7 +19,7 @@ _SLACK_ROWS: Final = 1000  # the ring is linear: rows move to the front once eve
 LATE_RUN: Final = 10  # so many rising late readings in a row mean that the sender's clock was set back
 
 
-class GridSettings(Settings):
+class GridSettings(Settings, frozen=True):
     """`period_s` None: measured while learning. `carry_limit`: grid steps a missing value is carried forward."""
 
     period_s: Duration | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 LENGTH = 64
@@ -18,7 +19,7 @@ class SensorSmall(nn.Module):
         super().__init__()
         widths = (24, 32, 48, 64)
         layers: list[nn.Module] = [nn.Conv2d(FEATURES, widths[0], (5, 1), padding=(2, 0)), nn.ReLU6()]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.Conv2d(narrow, wide, (3, 1), stride=(2, 1), padding=(1, 0)), nn.ReLU6()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1] * LENGTH // 8, DIM)

@@ -93,7 +93,7 @@ def pretrain(out: Path, *, episodes: int, seed: int, checkpoint_every: int = 200
             ]
         ).mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -124,7 +124,7 @@ def tls_context(settings: BrokerSettings) -> ssl.SSLContext:
     return context
 
 
-def in_words(error: BaseException, address: Endpoint) -> str:  # noqa: PLR0911 - a table
+def in_words(error: BaseException, address: Endpoint) -> str:
     """Return why a connection failed, as an operator would say it."""
     match error:
         case ssl.SSLCertVerificationError():

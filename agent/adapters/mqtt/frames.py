@@ -88,7 +88,7 @@ class FrameReader:
             self._parts.append(data[rest:] if rest else data)
             self._have = len(data) - rest
 
-    def _cut(self, data: bytes) -> int:  # noqa: C901, PLR0912 - in one piece because it runs for each message
+    def _cut(self, data: bytes) -> int:
         """Handle every complete packet and return where the incomplete one begins."""
         start, end = 0, len(data)
         while end - start >= 2:  # noqa: PLR2004 - the shortest packet

@@ -1,0 +1,69 @@
+"""Fixtures for every test, and what the end of a run says about tests that were skipped."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.brokers import INSTALL_MOSQUITTO, MOSQUITTO, Authority, Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
+
+
+@pytest.fixture
+def make_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
+    """Return a function that makes brokers of our own; it takes Mosquitto's options, and starts them."""
+    if MOSQUITTO is None:
+        pytest.skip(f"Mosquitto is not installed: {INSTALL_MOSQUITTO}")
+    brokers: list[Mosquitto] = []
+
+    def make(**options: object) -> Mosquitto:
+        broker = Mosquitto(tmp_path / f"broker{len(brokers)}", **options)  # type: ignore[arg-type]
+        brokers.append(broker)
+        broker.start()
+        return broker
+
+    yield make
+    for broker in brokers:
+        broker.kill()
+
+
+@pytest.fixture
+def mosquitto(make_mosquitto: Callable[..., Mosquitto]) -> Mosquitto:
+    """Return a broker that lets anyone in and keeps nothing over a restart."""
+    return make_mosquitto()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Return a test CA."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was skipped, and the command that would have helped."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    terminalreporter.section("not tested")
+    for name in sorted({report.nodeid for report in skipped}):
+        terminalreporter.line(name)
+    if any(INSTALL_MOSQUITTO in str(report.longrepr) for report in skipped):
+        terminalreporter.line(f"These tests need a real MQTT broker. Install one with: {INSTALL_MOSQUITTO}")
+    if os.environ.get(FAIL_ON_SKIP):
+        terminalreporter.line(f"{FAIL_ON_SKIP} is set: skipped tests fail this run", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if something was skipped and FAIL_ON_SKIP is set, as it is in CI."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter is not None and bool(reporter.stats.get("skipped"))
+    if skipped and os.environ.get(FAIL_ON_SKIP) and session.exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
