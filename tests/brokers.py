@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -102,6 +103,8 @@ class Mosquitto:
         if persistence:
             lines += ["persistence true", f"persistence_location {folder}/"]
         lines += ["log_type all", f"log_dest file {folder / 'log'}", "connection_messages true", extra]
+        if os.geteuid() == 0:
+            lines.append("user root")  # else Mosquitto gives its rights up, and cannot read our files
         self._configuration = folder / "mosquitto.conf"
         self._configuration.write_text("\n".join(lines) + "\n")
 

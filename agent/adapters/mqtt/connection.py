@@ -72,7 +72,7 @@ class Connector:
         self._ledger = ledger
         self._orders = orders
         self._events = events
-        self._mqtt5 = settings.protocol is Protocol.V5
+        self._mqtt5 = settings.protocol == Protocol.V5
         # Without MQTT 5's retain handling, subscribing again would deliver every retained message again.
         self._ledger.certain = not self._mqtt5
         self._connection = 0

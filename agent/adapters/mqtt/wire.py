@@ -150,7 +150,7 @@ def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, 
 
     Raises ConfigurationError if a TLS file cannot be used.
     """
-    mqtt5 = settings.protocol is Protocol.V5
+    mqtt5 = settings.protocol == Protocol.V5
     client = WiredClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
