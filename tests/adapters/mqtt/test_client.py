@@ -151,7 +151,7 @@ def test_a_wildcard_for_everything_leaves_our_own_topics_out(mosquitto, make_cli
 
 @BOTH
 def test_commands_have_their_own_way_in(mosquitto, make_client, make_peer, protocol):
-    client, listener = make_client(mosquitto.url, "#", protocol=protocol, commands=True)
+    client, listener = make_client(mosquitto.url, "plant/#", protocol=protocol, commands=True)
     peer = make_peer(mosquitto)
     properties = Properties(PacketTypes.PUBLISH)
     properties.ResponseTopic = "answers/here"
