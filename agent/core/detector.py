@@ -31,6 +31,7 @@ MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 1.5
 _RANGE_MEAN_ROWS: Final = 16
+_LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
 _RANGE_TOLERANCES: Final = (
     0.05,
     0.10,
@@ -56,6 +57,7 @@ class DueDecision(msgspec.Struct):
     valid: list[Bools]
     last_values: F32  # [parts], relative to the grid's base
     means: F32
+    peaks: F64  # [parts], the largest deviation from the centre within the shortest view
     warm_up: bool = False
 
 
@@ -131,7 +133,9 @@ class StreamDetector:
             cut = self.grid.rows(view.span) if usable.any() else None
             windows.append(None if cut is None else np.nan_to_num(window(view, cut, self.scale)))
         tail = self.grid.rows(_RANGE_MEAN_ROWS)
-        return arrival, DueDecision(sample.at, windows, valid, tail[-1].copy(), tail.mean(axis=0))
+        recent = np.abs(self.grid.rows(self.views[0].length) - self.scale.centre[0, 0])
+        peaks = np.nan_to_num(recent).max(axis=0)
+        return arrival, DueDecision(sample.at, windows, valid, tail[-1].copy(), tail.mean(axis=0), peaks)
 
     def _refresh(self) -> None:
         self.scale.refresh(self.grid.rows(RING_ROWS), self.grid.base)
@@ -158,7 +162,7 @@ class StreamDetector:
             self._low[index] = np.nanmin(np.vstack([series, np.full((1, series.shape[1]), np.inf)]), axis=0)
             self._high[index] = np.nanmax(np.vstack([series, np.full((1, series.shape[1]), -np.inf)]), axis=0)
         empty = np.zeros(0, np.float32)
-        return DueDecision(at, windows, valid, empty, empty, warm_up=True)
+        return DueDecision(at, windows, valid, empty, empty, empty.astype(np.float64), warm_up=True)
 
     def _warm_up_step(self, view: View, rows: int) -> int:
         return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
@@ -250,10 +254,10 @@ class StreamDetector:
         return novelty
 
     def _may_alarm(self, due: DueDecision) -> Bools:
-        """Return which parts deviate in the direction, and by as much, as the operator asked for."""
+        """Return which parts deviate by more than their last digit, and as the operator asked for."""
         alert = self.settings.alert
         deviation = due.means - self.scale.centre[0, 0]
-        allowed = np.ones(len(deviation), np.bool_)
+        allowed = ~self.scale.floored | (due.peaks > _LAST_DIGIT * self.scale.spread[0, 0])
         if alert.direction is not Direction.BOTH:
             allowed &= (deviation > 0) == (alert.direction is Direction.UP)
         for name, least in alert.min_change.items():

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.types import F32, F64
+from agent.core.types import F32, F64, Bools
 
 CLIP: Final = 8.0
 POOLS: Final = (1, 4)  # time scales; each has statistics of its own
@@ -17,6 +17,7 @@ REFRESH_ROWS: Final = 64
 _MAX_POINTS: Final = 1024  # quantiles are taken from at most so many points, evenly spread
 _RELATIVE_FLOOR: Final = 1e-3  # of the channel's own level: a constant channel may move by its last digit
 _ABSOLUTE_FLOOR: Final = 1e-6
+_STEPS_KNOWN: Final = 8  # a channel must have moved this often before its smallest step is its resolution
 _SPREAD: Final = 2.56  # q90 - q10 of a normal distribution, in standard deviations
 
 
@@ -32,13 +33,14 @@ def pooled(rows: F32, pool: int) -> F32:
 class RobustScale:
     """Centre and spread per channel, for values and first differences, at each time scale.
 
-    `centre` and `spread` are float64 [pools, 2, channels].
+    `centre` and `spread` are float64 [pools, 2, channels]; `floored` bool [channels] marks (nearly) constant values,
+    whose spread is no more than their resolution.
     """
 
     def __init__(self, channels: int) -> None:
         self.centre: F64 = np.zeros((len(POOLS), 2, channels))
         self.spread: F64 = np.ones((len(POOLS), 2, channels))
-        self.ready = False
+        self.floored: Bools = np.zeros(channels, np.bool_)
 
     def refresh(self, rows: F32, base: F64) -> None:
         """Take the statistics anew from `rows`, float32 [rows, channels] relative to `base`; NaN is left out."""
@@ -54,8 +56,9 @@ class RobustScale:
             quantum = _smallest_step(values) / pool
             level = np.abs(np.where(np.isnan(base), 0.0, base) + self.centre[index, 0])
             floor = np.maximum(np.maximum(quantum, _RELATIVE_FLOOR * level), _ABSOLUTE_FLOOR)
+            if index == 0:
+                self.floored = self.spread[0, 0] <= floor
             self.spread[index] = np.maximum(self.spread[index], floor)
-        self.ready = True
 
     def features(self, values: F32, pool_index: int) -> F32:
         """Return scaled values and differences of `values` [n + 1, channels]: float32 [channels, n, 2]."""
@@ -72,15 +75,16 @@ class RobustScale:
         more = channels - self.centre.shape[2]
         self.centre = np.concatenate([self.centre, np.zeros((len(POOLS), 2, more))], axis=2)
         self.spread = np.concatenate([self.spread, np.ones((len(POOLS), 2, more))], axis=2)
+        self.floored = np.append(self.floored, np.zeros(more, np.bool_))
 
     def snapshot(self) -> dict[str, Any]:
         """Return the statistics."""
-        return {"centre": self.centre.copy(), "spread": self.spread.copy(), "ready": self.ready}
+        return {"centre": self.centre.copy(), "spread": self.spread.copy(), "floored": self.floored.copy()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up statistics."""
         self.centre, self.spread = state["centre"].copy(), state["spread"].copy()
-        self.ready = state["ready"]
+        self.floored = state["floored"].copy()
 
 
 def _centre_and_spread(series: F32) -> tuple[F64, F64]:
@@ -102,4 +106,5 @@ def _smallest_step(values: F32) -> F64:
     steps = np.abs(np.diff(values, axis=0)).astype(np.float64)
     steps[~(steps > 0)] = np.inf
     smallest = steps.min(axis=0)
-    return np.where(np.isfinite(smallest), smallest, 0.0)
+    seen = np.isfinite(steps).sum(axis=0)
+    return np.where(seen >= _STEPS_KNOWN, smallest, 0.0)

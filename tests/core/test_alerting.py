@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.alerting import (
+    TRANSITIONS,
+    AlertEvent,
+    AlertKind,
+    AlertMachine,
+    AlertSettings,
+    AlertState,
+    Observation,
+    alert_id,
+)
+
+
+def machine(**settings):
+    settings.setdefault("cooldown_s", 0.0)
+    return AlertMachine(AlertSettings(**settings), agent="pi", stream="pump", kind=AlertKind.ANOMALY)
+
+
+def run(target, pattern, start=0):
+    """`x` odd, `.` normal; return (index, event) of each transition."""
+    found = [(i, target.observe(float(start + i), odd=mark == "x")) for i, mark in enumerate(pattern)]
+    return [(i, t.event) for i, t in found if t is not None]
+
+
+def test_the_table_is_complete():
+    assert set(TRANSITIONS) == {(state, seen) for state in AlertState for seen in Observation}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "events"),
+    [
+        (".x.x.x.", []),
+        (".xx...", [(2, AlertEvent.RAISED), (5, AlertEvent.CLEARED)]),
+        (".xx..x...", [(2, AlertEvent.RAISED), (8, AlertEvent.CLEARED)]),
+        ("xx...xx", [(1, AlertEvent.RAISED), (4, AlertEvent.CLEARED), (6, AlertEvent.RAISED)]),
+    ],
+)
+def test_patterns_of_decisions(pattern, events):
+    assert run(machine(after=2, clear_after=3), pattern) == events
+
+
+def test_an_alert_keeps_its_id_and_begins_with_its_first_odd_decision():
+    m = machine(after=2, clear_after=1)
+    m.observe(7.0, odd=True)
+    raised, cleared = m.observe(8.0, odd=True), m.observe(9.0, odd=False)
+    assert raised.id == cleared.id == alert_id("pi", "pump", AlertKind.ANOMALY, 7.0)
+    assert (raised.started_at, cleared.ended_at) == (7.0, 9.0)
+
+
+def test_no_alert_begins_within_the_cooldown():
+    m = machine(after=1, clear_after=1, cooldown_s=10.0)
+    assert run(m, "x.xxxxxxxxxxxx") == [(0, AlertEvent.RAISED), (1, AlertEvent.CLEARED), (11, AlertEvent.RAISED)]
+
+
+@given(st.text("x.", max_size=60), st.integers(0, 60), st.integers(1, 4), st.integers(1, 4))
+def test_raised_and_cleared_alternate_and_resuming_changes_nothing(pattern, cut, after, clear_after):
+    settings = {"after": after, "clear_after": clear_after, "cooldown_s": 3.0}
+    whole, first, second = machine(**settings), machine(**settings), machine(**settings)
+    events = run(whole, pattern)
+    assert [e for _, e in events] == [AlertEvent.RAISED, AlertEvent.CLEARED] * (len(events) // 2) + (
+        [AlertEvent.RAISED] if len(events) % 2 else []
+    )
+    early = run(first, pattern[:cut])
+    second.restore(first.snapshot())
+    assert early + [(i + len(pattern[:cut]), e) for i, e in run(second, pattern[cut:], cut)] == events

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.core.alerting import AlertSettings, Direction
+from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
+from agent.core.detector import combined
+from agent.core.reference import ReferenceSettings
+from agent.core.scoring import ScoreMethod, ScoreSettings
+from agent.core.types import Budget, Mode, Sample, StreamPhase
+from agent.core.windowing import GridSettings
+from tests.core.streams import changed, feed, make, normal
+
+OFTEN = AlertSettings(false_alarms=Budget(count=1, per_decisions=1000))
+
+
+def test_a_stream_learns_then_decides_at_every_sample():
+    detector = make()
+    assert detector.learning_left > 0
+    found = feed(detector, normal(400))
+    assert detector.phase is StreamPhase.ACTIVE
+    assert len(found) == 400 - detector.warm_up_rows
+    assert detector.learning_left == 0
+
+
+@pytest.mark.parametrize("method", list(ScoreMethod))
+def test_a_level_shift_stands_out_and_names_its_channel(method):
+    detector = make(score=ScoreSettings(method=method), alert=OFTEN)
+    quiet = feed(detector, normal(600))
+    loud = feed(detector, changed(normal(20, seed=5, start=600), "b", lambda v: v + 6))
+    assert max(a.score for a in loud) > max(a.score for a in quiet)
+    assert max(a.score for a in loud) > detector.budget.threshold
+    assert int(np.argmax(loud[-1].part_scores)) == 1
+
+
+def test_few_normal_decisions_look_rare():
+    detector = make(("a",))
+    found = feed(detector, normal(4000, ("a",)))
+    assert np.mean([a.score > 3 for a in found]) < 0.005
+
+
+def test_a_constant_channel_does_not_alarm_on_its_last_digit():
+    detector = make(("a",), alert=OFTEN)
+    samples = [Sample(float(i), {"a": 230.0}) for i in range(500)]
+    samples += [Sample(float(500 + i), {"a": 230.1 if i % 2 else 230.0}) for i in range(50)]
+    assert max(a.score for a in feed(detector, samples)) < detector.budget.threshold
+
+
+def test_a_constant_channel_alarms_when_it_really_moves():
+    detector = make(("a",), alert=OFTEN)
+    samples = [Sample(float(i), {"a": 230.0 + 5.0 * (i >= 500)}) for i in range(520)]
+    assert feed(detector, samples)[-1].score > detector.budget.threshold
+
+
+def test_views_at_a_slower_scale_join_when_there_is_history_enough():
+    detector = make(("a",), encoded=True)
+    found = feed(detector, normal(600, ("a",)))
+    assert np.isnan(found[0].view_scores[2, 0])
+    assert np.isfinite(found[-1].view_scores).all()
+
+
+def test_a_stride_decides_less_often():
+    every, fourth = make(), make(stride=4)
+    assert len(feed(every, normal(3000))) > 3 * len(feed(fourth, normal(3000))) > 0
+
+
+def test_a_gap_must_be_filled_before_the_next_decision():
+    detector = make()
+    feed(detector, normal(400))
+    later = normal(40, start=1000)
+    assert feed(detector, later[:20]) == []
+    assert feed(detector, later[20:]) != []
+
+
+def test_a_channel_that_is_missing_does_not_silence_the_others():
+    detector = make()
+    feed(detector, normal(400))
+    only = [Sample(s.at, {"a": s.values["a"]}) for s in normal(60, start=400)]
+    found = feed(detector, only)
+    assert found[-1].part_scores[1] == 0.0
+    assert np.isnan(found[-1].view_scores[0, 1])
+
+
+def test_a_channel_met_late_while_learning_is_watched_too():
+    detector = make(())
+    samples = normal(400)
+    samples[:20] = [Sample(s.at, {"a": s.values["a"]}) for s in samples[:20]]
+    found = feed(detector, samples)
+    assert detector.grid.channels == ["a", "b"]
+    assert np.isfinite(found[-1].view_scores).all()
+
+
+@pytest.mark.parametrize(("direction", "sign"), [(Direction.UP, 1), (Direction.DOWN, -1)])
+def test_only_the_asked_direction_alarms(direction, sign):
+    def highest(change):
+        detector = make(("a",), alert=AlertSettings(direction=direction))
+        feed(detector, normal(500, ("a",)))
+        return max(
+            a.score for a in feed(detector, changed(normal(30, ("a",), start=500), "a", lambda v: v + change))[10:]
+        )
+
+    assert highest(6 * sign) > 3
+    assert highest(-6 * sign) == 0.0
+
+
+def test_a_change_below_min_change_does_not_alarm():
+    detector = make(("a",), alert=AlertSettings(min_change={"a": 50.0, "gone": 1.0}))
+    feed(detector, normal(500, ("a",)))
+    assert max(a.score for a in feed(detector, changed(normal(30, ("a",), start=500), "a", lambda v: v + 6))) == 0.0
+
+
+def test_hold_and_frozen_do_not_learn_what_adapt_learns():
+    sizes = {}
+    for mode in Mode:
+        detector = make(("a",), mode=mode, reference=ReferenceSettings(size=2000, warm_up=150))
+        feed(detector, normal(400, ("a",)))
+        feed(detector, changed(normal(400, ("a",), start=400), "a", lambda v: v + 30))
+        sizes[mode] = detector.reference_size
+    assert sizes[Mode.FROZEN] <= sizes[Mode.HOLD] < sizes[Mode.ADAPT]
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+@pytest.mark.parametrize("cut", [10, 180, 300])
+def test_resuming_after_any_prefix_equals_never_having_stopped(cut, encoded):
+    samples = normal(420)
+    whole, first, second = make((), encoded=encoded), make((), encoded=encoded), make((), encoded=encoded)
+    expected = [a.score for a in feed(whole, samples)]
+    early = [a.score for a in feed(first, samples[:cut])]
+    second.restore(first.snapshot())
+    assert early + [a.score for a in feed(second, samples[cut:])] == expected
+
+
+def test_evidence_tells_value_and_expected_range():
+    detector = make(("a",))
+    feed(detector, normal(400, ("a",)))
+    value, low, high = detector.expected()
+    assert low[0] < value[0] < high[0]
+    assert -3 < low[0] < high[0] < 3
+
+
+def test_a_measured_period_sets_the_budgets_rate():
+    detector = make(
+        ("a",), grid=GridSettings(period_s=None), alert=AlertSettings(false_alarms=Budget(count=1, per_s=1000))
+    )
+    feed(detector, normal(400, ("a",)))
+    assert detector.budget.rate == pytest.approx(1e-3)
+
+
+def test_channels_combine_as_the_harmonic_mean_of_their_p_values():
+    assert combined(np.zeros(0, np.float32)) == 0.0
+    assert combined(np.full(4, 3.0, np.float32)) == pytest.approx(3.0)
+    assert combined(np.array([6, 0, 0, 0], np.float32)) == pytest.approx(6 - np.log10(4), abs=1e-4)
+
+
+def test_the_threshold_rises_with_alerts_and_sinks_with_quiet_within_bounds():
+    control = BudgetControl(Budget(count=1, per_decisions=100))
+    control.configure(1.0)
+    assert control.ratio == 0.0
+    assert control.threshold == pytest.approx(2.0)
+    control.decide(raised=True)
+    assert control.threshold == pytest.approx(2.0 + STEP * 0.99)
+    for _ in range(10_000):
+        control.decide(raised=False)
+    assert control.threshold == pytest.approx(2.0 - LOWEST)
+    for _ in range(50):
+        control.decide(raised=True)
+    assert control.threshold == pytest.approx(2.0 + HIGHEST)
+    again = BudgetControl(control.budget)
+    again.configure(1.0)
+    again.restore(control.snapshot())
+    assert (again.threshold, again.ratio) == (control.threshold, control.ratio)
+    assert control.odd(4.9, firing=True)
+    assert not control.odd(4.9, firing=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "rate"), [(Budget(count=2, per_decisions=100), 0.02), (Budget(count=1, per_s=600), 0.1)]
+)
+def test_budgets_become_rates_per_decision(budget, rate):
+    assert budget.rate_per_decision(60.0) == pytest.approx(rate)
