@@ -43,11 +43,9 @@ class RobustScale:
         self.floored: Bools = np.zeros(channels, np.bool_)
 
     def refresh(self, rows: F32, base: F64) -> None:
-        """Take the statistics anew from `rows`, float32 [rows, channels] relative to `base`; NaN is left out."""
+        """Take the statistics anew from `rows`, float32 [rows >= 8, channels] relative to `base`; NaN is left out."""
         for index, pool in enumerate(POOLS):
             values = pooled(rows, pool)
-            if len(values) < 2:  # noqa: PLR2004  two values make a difference
-                values = np.repeat(values, 2, axis=0) if len(values) else np.zeros((2, rows.shape[1]), np.float32)
             for kind, series in enumerate((values, np.diff(values, axis=0))):
                 centre, spread = _centre_and_spread(series)
                 self.centre[index, kind] = centre

@@ -6,9 +6,10 @@ import pytest
 from agent.core.alerting import AlertSettings, Direction
 from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
 from agent.core.detector import combined
-from agent.core.reference import ReferenceSettings
+from agent.core.reference import ReferenceSettings, Workspace
 from agent.core.scoring import ScoreMethod, ScoreSettings
 from agent.core.types import Budget, Mode, Sample, StreamPhase
+from agent.core.views import plain
 from agent.core.windowing import GridSettings
 from tests.core.streams import changed, feed, make, normal
 
@@ -137,6 +138,25 @@ def test_evidence_tells_value_and_expected_range():
     value, low, high = detector.expected()
     assert low[0] < value[0] < high[0]
     assert -3 < low[0] < high[0] < 3
+
+
+def test_the_nearest_references_are_named_for_the_evidence():
+    detector, workspace = make(("a",)), Workspace()
+    feed(detector, normal(300, ("a",)), workspace)
+    _, due = detector.push(normal(1, ("a",), start=300)[0])
+    found = detector.nearest([plain(due.windows[0])], 0, workspace)
+    assert len(found) == 3
+    assert [d for _, d in found] == sorted(d for _, d in found)
+    assert detector.nearest([None], 0, workspace) == []
+
+
+def test_a_channel_with_too_few_windows_in_the_warm_up_learns_afterwards():
+    detector = make(("a", "b"))
+    samples = normal(500)
+    samples[:160] = [Sample(s.at, {"a": s.values["a"]}) for s in samples[:160]]
+    found = feed(detector, samples)
+    assert np.isnan(found[0].view_scores[0, 1])
+    assert np.isfinite(found[-1].view_scores[0, 1])
 
 
 def test_a_measured_period_sets_the_budgets_rate():

@@ -120,6 +120,21 @@ def test_the_ring_agrees_with_a_deque(values):
     assert np.allclose(absolute(g, 20), list(model.rows), atol=1e-3)
 
 
+def test_the_ring_moves_to_the_front_when_its_room_is_used_up():
+    g = grid(rows=20)
+    for i in range(3000):
+        push(g, i, a=float(i))
+    assert absolute(g, 20) == [[float(i)] for i in range(2980, 3000)]
+    assert g.stored_rows == 20
+
+
+def test_two_channels_missing_at_once_share_one_row():
+    g = grid(channels=("a", "b", "c"))
+    push(g, 0, a=1.0, b=2.0, c=3.0)
+    push(g, 1, a=4.0)
+    assert absolute(g, 1) == [[4.0, 2.0, 3.0]]
+
+
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(-5, 5)), min_size=2, max_size=80), st.integers(0, 79))
 def test_resuming_after_any_prefix_equals_never_having_stopped(steps, cut):
     at, samples = 0.0, []
