@@ -244,6 +244,8 @@ class Agent(MqttEvents):
                 outcome = self.pipeline.process(messages)
                 self._commit(outcome)
                 self.mqtt.acknowledge_many(messages)
+                if len(self.pipeline.streams) > len(self._states):
+                    self._publish_states(now)
             if self._delivered:
                 self._forget_delivered()
             if now - ticked >= 1.0 or self._republish:

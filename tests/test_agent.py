@@ -1,0 +1,282 @@
+"""The installed agent as a real process against a real Mosquitto."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from tests.brokers import Peer, free_port, wait_until
+
+BUDGET = "1 per 10000 decisions"
+
+
+class Process:
+    """`redshank run` on a configuration of its own."""
+
+    def __init__(self, folder, broker, *, stream="", broker_settings=""):
+        self.port = free_port()
+        self.state = folder / "state"
+        self.config = folder / "redshank.yaml"
+        self.config.write_text(
+            f"""
+agent: {{id: pi, state_dir: {self.state}}}
+broker: {{url: "{broker.url}"{broker_settings}}}
+metrics: {{listen: "127.0.0.1:{self.port}"}}
+streams:
+  - name: pump
+    topic: plant/+/telemetry
+    channels: [temp, flow]
+    time: {{path: ts}}
+    reference: {{size: 300, warm_up: 200}}
+    alert: {{false_alarms: {BUDGET}, cooldown: 5s}}
+    {stream}
+"""
+        )
+        self.popen = None
+
+    def start(self, **environment):
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)],
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        return self
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def metric(self, line):
+        for one in self.get("/metrics").splitlines():
+            if one.startswith(line + " "):
+                return float(one.split()[-1])
+        return None
+
+    def ready(self):
+        def answers():
+            try:
+                return self.get("/readyz") == "ok\n"
+            except OSError:
+                return False
+
+        wait_until(answers, 20)
+        return self
+
+    def stop(self, number=signal.SIGTERM):
+        self.popen.send_signal(number)
+        _, errors = self.popen.communicate(timeout=30)
+        return self.popen.returncode, errors.decode()
+
+
+@pytest.fixture
+def make_process(tmp_path):
+    processes = []
+
+    def make(broker, **options):
+        folder = tmp_path / f"agent{len(processes)}"
+        folder.mkdir()
+        processes.append(Process(folder, broker, **options))
+        return processes[-1]
+
+    yield make
+    for process in processes:
+        if process.popen is not None and process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.communicate()
+
+
+@pytest.fixture
+def make_peer():
+    peers = []
+
+    def make(broker, *topics, **options):
+        peers.append(Peer(broker, *topics, **options))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.close()
+
+
+def reading(i, *, odd=False):
+    rng = random.Random(i)
+    temp = 20 + math.sin(i / 15) + rng.gauss(0, 0.1) + (8 if odd else 0)
+    return json.dumps({"ts": 1_700_000_000 + i, "temp": temp, "flow": 5 + rng.gauss(0, 0.2)})
+
+
+def publish(peer, span, *, odd=False, topic="plant/a/telemetry"):
+    for i in span:
+        peer.publish(topic, reading(i, odd=odd))
+
+
+def alerts(peer, kind="anomaly"):
+    found = [json.loads(payload) for topic, payload, _ in peer.received if topic.endswith("/alert")]
+    return [alert for alert in found if alert["kind"] == kind]
+
+
+def test_a_disturbance_is_raised_with_evidence_and_cleared(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(300))
+    publish(peer, range(300, 310), odd=True)
+    publish(peer, range(310, 400))
+    wait_until(lambda: len(alerts(peer)) == 2, 20)
+    raised, cleared = alerts(peer)
+    assert (raised["event"], cleared["event"]) == ("raised", "cleared")
+    assert raised["id"] == cleared["id"]
+    assert raised["stream"] == "pump/a"
+    assert raised["evidence"]["parts"][0]["name"] == "temp"
+    assert raised["evidence"]["parts"][0]["share"] > 0.9
+    assert raised["p_value"] < raised["p_value_threshold"]
+    assert raised["budget"] == BUDGET
+    assert cleared["ended_at"] is not None
+    assert process.metric('redshank_alerts_total{severity="warning",stream="pump/a"}') == 1.0
+    assert process.metric("redshank_messages_received_total") == 400.0
+    code, errors = process.stop()
+    assert code == 0
+    assert "Traceback" not in errors
+    wait_until(lambda: peer.payloads("redshank/pi/status")[-1:] == [b"offline"])
+    states = [json.loads(p) for p in peer.payloads("redshank/pi/pump/a/state")]
+    assert [state["alert"] for state in states][-1] == "inactive"
+    assert {"learning", "active"} <= {state["phase"] for state in states}
+
+
+def test_a_restart_with_a_warm_snapshot_goes_on_deciding(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto)
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(300))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 300.0)
+    process.stop()
+    publish(peer, range(300, 310))  # the session keeps them
+    process.start().ready()
+    wait_until(lambda: process.metric('redshank_windows_encoded_total{stream="pump/a"}') == 10.0)
+
+
+def test_a_kill_neither_loses_nor_repeats_a_transition_under_another_id(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/pi/+/+/alert")
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(300))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 300.0)
+    process.stop()
+    process.start().ready()
+    publish(peer, range(300, 306), odd=True)
+    wait_until(lambda: len(alerts(peer)) == 1, 20)
+    process.stop(signal.SIGKILL)
+    publish(peer, range(306, 309), odd=True)
+    process.start().ready()
+    publish(peer, range(309, 420))
+    wait_until(lambda: any(alert["event"] == "cleared" for alert in alerts(peer)), 20)
+    assert len({alert["id"] for alert in alerts(peer)}) == 1
+
+
+def test_an_alert_raised_while_the_broker_is_away_arrives_late(make_mosquitto, make_process, make_peer):
+    broker = make_mosquitto(persistence=True)
+    process = make_process(broker, stream="silence: {after: 1s}").start().ready()
+    peer = make_peer(broker)
+    publish(peer, range(300))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 300.0)
+    import sqlite3  # noqa: PLC0415  only this test looks inside
+
+    peer.close()
+    broker.stop()
+    wait_until(lambda: process.metric("redshank_broker_connected") == 0.0)
+    process.stop()
+    with sqlite3.connect(process.state / "state.sqlite") as database:
+        payload = json.dumps({"version": 1, "id": "x", "kind": "anomaly", "late": False})
+        database.execute(
+            "INSERT INTO outbox (topic, payload, created_at) VALUES (?, ?, ?)",
+            ("redshank/pi/pump/a/alert", payload.encode(), 1_700_000_000.0),
+        )
+    database.close()
+    broker.start()
+    peer = make_peer(broker, "redshank/#")
+    process.start().ready()
+    wait_until(lambda: alerts(peer))
+    assert alerts(peer)[0]["late"] is True
+
+
+def test_silence_is_an_alert_of_its_own_that_ends_with_the_next_message(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    make_process(mosquitto, stream="silence: {after: 1s}").start().ready()
+    publish(peer, range(5))
+    wait_until(lambda: [a["event"] for a in alerts(peer, "silent")] == ["raised"], 20)
+    publish(peer, range(5, 6))
+    wait_until(lambda: [a["event"] for a in alerts(peer, "silent")] == ["raised", "cleared"], 20)
+
+
+def test_retained_state_is_there_again_after_the_broker_lost_everything(make_mosquitto, make_process, make_peer):
+    broker = make_mosquitto(persistence=False)
+    process = make_process(broker).start().ready()
+    peer = make_peer(broker)
+    publish(peer, range(3))
+    peer.close()
+    broker.kill()
+    broker.start()
+    process.ready()
+    late = make_peer(broker, "redshank/#")
+    wait_until(lambda: late.payloads("redshank/pi/status")[-1:] == [b"online"])
+    wait_until(lambda: late.payloads("redshank/pi/pump/a/state"))
+
+
+def test_retained_readings_count_only_with_their_own_time(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto)
+    peer.publish("plant/a/telemetry", reading(1), retain=True)
+    process = make_process(mosquitto).start().ready()
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 1.0)
+    assert process.metric('redshank_messages_rejected_total{reason="retained"}') is None
+
+
+def test_rubbish_is_counted_and_stops_nothing(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto)
+    process = make_process(mosquitto).start().ready()
+    for payload in (b"", b"{", b"\xff\xfe", b"[" * 20000, b'{"ts": "x"}', b'{"ts": 1, "temp": "hot"}', b"null"):
+        peer.publish("plant/a/telemetry", payload)
+    publish(peer, range(3))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 10.0)
+    assert process.metric('redshank_messages_rejected_total{reason="malformed"}') >= 3
+    assert process.get("/healthz") == "ok\n"
+
+
+def test_streams_no_longer_configured_lose_their_retained_topics(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(3))
+    wait_until(lambda: peer.payloads("redshank/pi/pump/a/state"))
+    process.stop()
+    process.config.write_text(process.config.read_text().replace("name: pump", "name: other"))
+    process.start().ready()
+    wait_until(lambda: peer.payloads("redshank/pi/pump/a/state")[-1] == b"")
+
+
+def test_bad_credentials_end_the_program_with_69_and_are_never_shown(make_mosquitto, make_process, tmp_path):
+    broker = make_mosquitto(users={"pi": "right"})
+    secret = tmp_path / "password"
+    secret.write_text("wr0ng-s3cret\n")
+    process = make_process(broker, broker_settings=f', username: pi, password_file: "{secret}"').start()
+    _, errors = process.popen.communicate(timeout=20)
+    assert process.popen.returncode == 69
+    assert b"wr0ng-s3cret" not in errors
+
+
+def test_systemd_hears_of_readiness_progress_and_the_end(mosquitto, make_process, tmp_path):
+    import socket  # noqa: PLC0415  only this test listens
+
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(path))
+        channel.settimeout(10)
+        process = make_process(mosquitto).start(NOTIFY_SOCKET=str(path), WATCHDOG_USEC="400000")
+        heard = set()
+        while not {"READY=1", "WATCHDOG=1"} <= heard:
+            heard.add(channel.recv(1000).decode())
+        process.popen.terminate()
+        while "STOPPING=1" not in heard:
+            heard.add(channel.recv(1000).decode())
