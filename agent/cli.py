@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import threading
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent.ports import InboundMessage
+
+# Matrices here are small: more threads only wait for one another, which costs a core (set before numpy is imported).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 DEFAULT_CONFIG: Final = Path("/etc/redshank/redshank.yaml")
 EXIT_REFUSED: Final = 69
@@ -46,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
     replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
     replay.add_argument("--state", type=Path, help="start from this state directory, and leave the new state there")
+    demo = commands.add_parser("demo", help="watch this machine, provoke a disturbance, show the alert")
+    demo.add_argument("--broker", metavar="URL", help="use this broker; default: start Mosquitto, else amqtt")
+    demo.add_argument("--forever", action="store_true", help="keep watching, provoke nothing")
     commands.add_parser("encoders", help="list installed encoder bundles, measured here")
     return top
 
@@ -173,6 +180,15 @@ def _replay(options: argparse.Namespace) -> int:
     return 0
 
 
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from agent.demo import demo  # noqa: PLC0415  needs the extra
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[demo]'\n")
+        return EXIT_CONFIGURATION
+    return demo(broker_url=options.broker, forever=options.forever)
+
+
 def _encoders(options: argparse.Namespace) -> int:
     del options
     from agent.adapters.tflite import available_runtimes, load_encoder, seconds_per_window  # noqa: PLC0415  as above
@@ -191,7 +207,14 @@ def _encoders(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: Final = {"run": _run, "check": _check, "record": _record, "replay": _replay, "encoders": _encoders}
+_COMMANDS: Final = {
+    "run": _run,
+    "check": _check,
+    "record": _record,
+    "replay": _replay,
+    "demo": _demo,
+    "encoders": _encoders,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

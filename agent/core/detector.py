@@ -189,8 +189,8 @@ class StreamDetector:
             raw = self._raw_scores(index, reference.squared_distances(query, workspace))
             raw[(reference.count < MIN_REFERENCES) | ~due.valid[index]] = np.nan
             view_scores[index] = -np.log10(calibration.p_values(raw))
-            calibration.add(raw)
             reference.admit(query, policy.admit(raw) & due.valid[index], due.at)
+            calibration.add(np.where(policy.counted, raw, np.float32(np.nan)))
         range_scores = self._range_novelty(due)
         ready = np.isfinite(view_scores)
         mean = np.where(ready, view_scores, 0.0).sum(axis=0) / np.maximum(ready.sum(axis=0), 1)
@@ -303,10 +303,7 @@ class StreamDetector:
             "budget": self.budget.snapshot(),
             "references": [one.snapshot() for one in self._references],
             "calibrations": [one.snapshot() for one in self._calibrations],
-            "policies": [
-                {"mean": p.mean.copy(), "variance": p.variance.copy(), "refusal_rate": p.refusal_rate.copy()}
-                for p in self._policies
-            ],
+            "policies": [one.snapshot() for one in self._policies],
             "low": self._low.copy(),
             "high": self._high.copy(),
             "bandwidths": [one.copy() for one in self._bandwidths],
@@ -327,8 +324,7 @@ class StreamDetector:
         for calibration, saved in zip(self._calibrations, state["calibrations"], strict=True):
             calibration.restore(saved)
         for policy, saved in zip(self._policies, state["policies"], strict=True):
-            policy.mean, policy.variance = saved["mean"].copy(), saved["variance"].copy()
-            policy.refusal_rate = saved["refusal_rate"].copy()
+            policy.restore(saved)
         self._low, self._high = state["low"].copy(), state["high"].copy()
         self._bandwidths = [one.copy() for one in state["bandwidths"]]
         self._since_decision, self._next_refresh = state["since_decision"], state["next_refresh"]

@@ -37,11 +37,14 @@ class AdmissionPolicy:
     never reopens; `frozen` refuses everything. z is taken of the raw score against its own slow running moments.
     """
 
+    _STATE: Final = ("mean", "variance", "refusal_rate", "refused_run")
+
     def __init__(self, mode: Mode, parts: int) -> None:
         self.mode = mode
         self.mean: F64 = np.zeros(parts)
         self.variance: F64 = np.ones(parts)
         self.refusal_rate: F64 = np.zeros(parts)
+        self.refused_run: I64 = np.zeros(parts, np.int64)
 
     def prime(self, part: int, raw_scores: F32) -> None:
         """Start the moments from a warm-up's scores."""
@@ -49,22 +52,31 @@ class AdmissionPolicy:
         self.variance[part] = max(raw_scores.var(dtype=np.float64), 1e-4)
         self.refusal_rate[part] = 0.0
 
+    @property
+    def counted(self) -> Bools:
+        """Return whose last score belongs into the calibration, bool [parts]: of a run of refused ones, one in 32.
+
+        Overlapping windows see one event many times; counted each time, it would make itself look common.
+        """
+        return self.refused_run % GUARD_SAMPLES <= 1
+
     def admit(self, raw_scores: F32) -> Bools:
         """Return who enters, bool [parts], and learn from the scores; NaN (not scored yet) is admitted."""
         scored = ~np.isnan(raw_scores)
         deviation = np.sqrt(self.variance)
         z = np.where(scored, (raw_scores - self.mean) / deviation, 0.0)
-        if self.mode is Mode.FROZEN:
-            return np.zeros(len(z), np.bool_)
         odd = z > (HOLD_ABOVE_Z if self.mode is Mode.HOLD else REFUSE_ABOVE_Z)
         self.refusal_rate += _REFUSAL_MEMORY * (odd - self.refusal_rate)
+        self.refused_run = np.where(odd, self.refused_run + 1, 0)
         admitted = ~odd
         if self.mode is Mode.ADAPT:
-            admitted |= self.refusal_rate > REOPEN_ABOVE
+            reopened = self.refusal_rate > REOPEN_ABOVE
+            admitted |= reopened
+            self.refused_run[reopened] = 0
         moved = np.where(scored, np.clip(z, -REFUSE_ABOVE_Z, REFUSE_ABOVE_Z) * deviation, 0.0)
         self.mean += _MOMENT_MEMORY * moved
         self.variance += np.where(scored, _MOMENT_MEMORY * (np.square(moved) - self.variance), 0.0)
-        return admitted
+        return admitted & (self.mode is not Mode.FROZEN)
 
     def grow(self, parts: int) -> None:
         """Make room for parts that were met while learning."""
@@ -72,6 +84,16 @@ class AdmissionPolicy:
         self.mean = np.append(self.mean, np.zeros(more))
         self.variance = np.append(self.variance, np.ones(more))
         self.refusal_rate = np.append(self.refusal_rate, np.zeros(more))
+        self.refused_run = np.append(self.refused_run, np.zeros(more, np.int64))
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the moments and what is being refused."""
+        return {name: getattr(self, name).copy() for name in self._STATE}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take them up again."""
+        for name in self._STATE:
+            setattr(self, name, state[name].copy())
 
 
 class Workspace:

@@ -1,0 +1,176 @@
+"""What users can touch is documented, and the examples are true."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import _SubParsersAction
+from pathlib import Path
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+
+from agent import alert_message
+from agent.adapters.payload import RejectReason
+from agent.adapters.telemetry import Telemetry
+from agent.cli import parser
+from agent.config import Configuration, load_configuration
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.types import Budget, Settings
+from agent.settings_builder import key_of
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "deploy" / "redshank.example.yaml"
+
+
+def text(name):
+    return (ROOT / name).read_text()
+
+
+def kinds_of(info):
+    """Yield the settings that a type holds: itself, or those of its items or alternatives."""
+    match info:
+        case msgspec.inspect.StructType():
+            yield info.cls
+        case msgspec.inspect.UnionType():
+            for one in info.types:
+                yield from kinds_of(one)
+        case msgspec.inspect.ListType():
+            yield from kinds_of(info.item_type)
+        case msgspec.inspect.Metadata():
+            yield from kinds_of(info.type)
+
+
+def keys(kind, section="") -> list[tuple[str, str]]:
+    """Return (section, key) of every key below a settings type; a section is the last key that leads there."""
+    found = []
+    for field in msgspec.structs.fields(kind):
+        key = key_of(field.name)
+        inner = [
+            one
+            for one in kinds_of(msgspec.inspect.type_info(field.type))
+            if issubclass(one, Settings) and one is not Budget
+        ]
+        if section or not inner:
+            found.append((section, key))
+        for one in inner:
+            found += keys(one, key)
+    return found
+
+
+def sections(markdown):
+    """Return what stands under each heading."""
+    parts = re.split(r"^#+ (.+)$", markdown, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def json_blocks(markdown):
+    return [json.loads(block) for block in re.findall(r"```json\n(.+?)```", markdown, flags=re.DOTALL)]
+
+
+@pytest.fixture(scope="module")
+def schema():
+    content = json.loads(text("docs/schemas/alert-v1.json"))
+    Draft202012Validator.check_schema(content)
+    return Draft202012Validator(content, format_checker=FormatChecker())
+
+
+@pytest.mark.parametrize(("section", "key"), keys(Configuration))
+def test_every_key_has_its_row(section, key):
+    assert f"\n| `{key}` | " in sections(text("docs/configuration.md"))[section]
+
+
+@pytest.mark.parametrize(("section", "key"), keys(Configuration))
+def test_every_key_is_in_the_example(section, key):
+    del section
+    assert re.search(rf"^[ #-]*{key}:", EXAMPLE.read_text(), flags=re.MULTILINE)
+
+
+def test_every_row_is_a_key():
+    known = set(keys(Configuration))
+    for section, body in sections(text("docs/configuration.md")).items():
+        for key in re.findall(r"^\| `(\w+)` \|", body, flags=re.MULTILINE):
+            assert (section, key) in known
+
+
+@pytest.mark.parametrize("reason", [reason.value for reason in RejectReason])
+def test_every_reason_is_explained(reason):
+    assert f"`{reason}`" in sections(text("docs/configuration.md"))["Payloads"]
+
+
+def families():
+    """Return name, type and labels of every metric, as Prometheus sees them."""
+    telemetry = Telemetry(1)
+    made = {one for one in vars(telemetry).values() if hasattr(one, "describe") and one is not telemetry.registry}
+    described = {metric.name: one._labelnames for one in made for metric in one.describe()}
+    described["redshank_build_info"] = ("version",)
+    return [
+        (one.name + ("_total" if one.type == "counter" else ""), one.type, described[one.name])
+        for one in telemetry.registry.collect()
+    ]
+
+
+def test_every_metric_has_its_row_and_every_row_is_a_metric():
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) ?\| \S", text("docs/metrics.md"), flags=re.MULTILINE)
+    written = {(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    assert written == set(families())
+
+
+def test_every_command_is_in_the_readme():
+    commands = next(one for one in parser()._actions if isinstance(one, _SubParsersAction)).choices
+    prose = text("README.md") + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+    for command in commands:
+        assert re.search(rf"redshank {command}\b|make {command}\b|/ {command}\b", prose), command
+
+
+def test_the_example_configuration_loads():
+    load_configuration(EXAMPLE)
+
+
+def test_the_example_shows_usable_values_where_they_are_commented_out(tmp_path):
+    whole = tmp_path / "whole.yaml"
+    lines = EXAMPLE.read_text().splitlines()[1:]  # the first is a sentence
+    whole.write_text("\n".join(re.sub(r"^(\s*)# ", r"\1", line) for line in lines))
+    load_configuration(whole)
+
+
+def test_the_readme_configuration_loads(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.+?)```", text("README.md"), flags=re.DOTALL)
+    (tmp_path / "readme.yaml").write_text(block)
+    load_configuration(tmp_path / "readme.yaml")
+
+
+def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):
+    alerts = [one for one in json_blocks(text("docs/mqtt.md")) if "version" in one]
+    for alert in alerts:
+        schema.validate(alert)
+    assert {alert["kind"] for alert in alerts} == {"anomaly", "silent"}
+    assert {alert["event"] for alert in alerts} == {"raised", "cleared"}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_schema_takes_what_is_made(schema, late):
+    transition = AlertTransition("0" * 16, AlertKind.SILENT, AlertEvent.CLEARED, 100.0, 160.5, 160.5)
+    payload = alert_message.encode(
+        transition,
+        agent="a",
+        stream="s",
+        topic="t",
+        severity="warning",
+        budget="1 per week",
+        assessment=None,
+        found=None,
+        encoder=None,
+    )
+    message = json.loads(alert_message.mark_late(payload) if late else payload)
+    schema.validate(message)
+    assert message["late"] is late
+
+
+@pytest.mark.parametrize(
+    "change", [{"extra": 1}, {"kind": "odd"}, {"at": "today"}, {"ended_at": "2026-01-01T00:00:00.000Z"}]
+)
+def test_the_schema_refuses_what_is_not_made(schema, change):
+    raised = next(one for one in json_blocks(text("docs/mqtt.md")) if one.get("event") == "raised")
+    assert not schema.is_valid(raised | change)
