@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import socket
@@ -158,16 +159,20 @@ def start_broker(folder: Path) -> tuple[str, str, Callable[[], None]]:
 def _start_amqtt(port: int) -> Callable[[], None]:
     from amqtt.broker import Broker  # noqa: PLC0415  only where Mosquitto is missing
 
+    logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # it complains of our own probing
     loop = asyncio.new_event_loop()
     settings = {
         "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
         "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}},
     }
 
+    async def begin() -> None:
+        make: Any = Broker
+        await make(settings).start()
+
     def serve() -> None:
         asyncio.set_event_loop(loop)
-        make: Any = Broker
-        loop.run_until_complete(make(settings).start())
+        loop.run_until_complete(begin())
         loop.run_forever()
 
     threading.Thread(target=serve, name="amqtt", daemon=True).start()
