@@ -105,13 +105,14 @@ class Agent(MqttEvents):
         self._retained = self.store.retained()
         self._republish = False
         self.moved_at = monotonic()
+        self._held = self.store.subscriptions()
         self.mqtt = MqttClient(
             configuration.broker,
             agent_id=agent.id,
             subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
             events=self,
             topic_prefix=agent.topic_prefix,
-            known_subscriptions=self.store.subscriptions(),
+            known_subscriptions=self._held,
         )
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
@@ -169,7 +170,8 @@ class Agent(MqttEvents):
 
     def on_subscriptions(self, subscriptions: Mapping[str, int]) -> None:
         """Store what the session holds."""
-        self.store.set_subscriptions(dict(subscriptions))
+        self._held = dict(subscriptions)
+        self.store.set_subscriptions(self._held)
 
     def on_oversized(self, topic: str, size_bytes: int) -> None:
         """Count it."""
@@ -189,7 +191,7 @@ class Agent(MqttEvents):
             self.configuration.metrics.listen,
             self.telemetry.registry,
             self.healthy,
-            lambda: self.mqtt.connected,
+            self.ready,
         )
         self._worker.start()
         self.mqtt.start()
@@ -214,6 +216,10 @@ class Agent(MqttEvents):
     def stop(self) -> None:
         """Ask for the end; safe in a signal handler."""
         self._stopping.set()
+
+    def ready(self) -> bool:
+        """Tell whether the broker has accepted us and holds every subscription."""
+        return self.mqtt.connected and all(stream.topic in self._held for stream in self.configuration.streams)
 
     def healthy(self) -> bool:
         """Tell whether the worker really moves."""
