@@ -17,6 +17,7 @@ from agent.core.calibration import Calibration
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
 from agent.core.reference import (
     GUARD_SAMPLES,
+    I8,
     AdmissionPolicy,
     ReferenceSettings,
     ReferenceWindow,
@@ -76,8 +77,9 @@ class StreamDetector:
             ReferenceWindow(parts, settings.reference.size, v.dim, step=v.step, offset=v.offset, guard=guard)
             for v in views
         ]
-        self._calibrations = [Calibration(parts) for _ in views]
-        self._policies = [AdmissionPolicy(settings.mode, parts) for _ in views]
+        # One row for each part and view, part by part: one call serves all of them.
+        self._calibration = Calibration(parts * len(views))
+        self._policy = AdmissionPolicy(settings.mode, parts * len(views))
         self._bandwidths = [np.ones(parts, np.float32) for _ in views]
         self._low: F64 = np.full((2, parts), np.inf)
         self._high: F64 = np.full((2, parts), -np.inf)
@@ -130,8 +132,11 @@ class StreamDetector:
         for view in self.views:
             usable = run >= view.span
             valid.append(usable)
-            cut = self.grid.rows(view.span) if usable.any() else None
-            windows.append(None if cut is None else np.nan_to_num(window(view, cut, self.scale)))
+            if not usable.any():
+                windows.append(None)
+                continue
+            made = window(view, self.grid.rows(view.span), self.scale)
+            windows.append(made if usable.all() else np.nan_to_num(made))
         tail = self.grid.rows(_RANGE_MEAN_ROWS)
         recent = np.abs(self.grid.rows(self.views[0].length) - self.scale.centre[0, 0])
         peaks = np.nan_to_num(recent).max(axis=0)
@@ -176,21 +181,23 @@ class StreamDetector:
             self._prime(due, embeddings)
             return None
         parts = len(self.grid.channels)
-        view_scores = np.full((len(self.views), parts), np.nan, np.float32)
+        raw = np.full((parts, len(self.views)), np.nan, np.float32)
+        queries: list[I8 | None] = [None] * len(self.views)
         for index, embedding in enumerate(embeddings):
             if embedding is None:
                 continue
-            reference, calibration, policy = (
-                self._references[index],
-                self._calibrations[index],
-                self._policies[index],
-            )
-            query = reference.quantize(embedding)
-            raw = self._raw_scores(index, reference.squared_distances(query, workspace))
-            raw[(reference.count < MIN_REFERENCES) | ~due.valid[index]] = np.nan
-            view_scores[index] = -np.log10(calibration.p_values(raw))
-            reference.admit(query, policy.admit(raw) & due.valid[index], due.at)
-            calibration.add(np.where(policy.counted, raw, np.float32(np.nan)))
+            reference = self._references[index]
+            quantized = reference.quantize(embedding)
+            queries[index] = quantized
+            raw[:, index] = self._raw_scores(index, reference.squared_distances(quantized, workspace))
+            raw[(reference.count < MIN_REFERENCES) | ~due.valid[index], index] = np.nan
+        rows = raw.reshape(-1)
+        view_scores = -np.log10(self._calibration.p_values(rows).reshape(raw.shape).T).astype(np.float32)
+        admitted = self._policy.admit(rows).reshape(raw.shape)
+        self._calibration.add(np.where(self._policy.counted, rows, np.float32(np.nan)))
+        for index, query in enumerate(queries):
+            if query is not None:
+                self._references[index].admit(query, admitted[:, index] & due.valid[index], due.at)
         range_scores = self._range_novelty(due)
         ready = np.isfinite(view_scores)
         mean = np.where(ready, view_scores, 0.0).sum(axis=0) / np.maximum(ready.sum(axis=0), 1)
@@ -231,8 +238,8 @@ class StreamDetector:
                 self._bandwidths[index][part] = np.exp(np.median(neighbour))
                 bandwidth = np.full(len(entries), self._bandwidths[index][part], np.float32)
                 raw = SCORERS[self.settings.score.method](squared, self.settings.score.neighbours, bandwidth)
-                self._calibrations[index].fill(part, raw)
-                self._policies[index].prime(part, raw)
+                self._calibration.fill(part * len(self.views) + index, raw)
+                self._policy.prime(part * len(self.views) + index, raw)
         self.phase = StreamPhase.ACTIVE
         self._since_decision = 0
         self.budget.configure(self.settings.stride * period)
@@ -247,7 +254,8 @@ class StreamDetector:
             tolerance = np.maximum(_RANGE_TOLERANCES[index] * width, self.scale.spread[0, 0])
             excess = np.where(known, np.maximum(values - high, low - values), 0.0)
             outside = excess > tolerance
-            novelty[outside] = np.maximum(novelty[outside], 1.0 + np.log10(excess[outside] / tolerance[outside]))
+            if outside.any():
+                novelty[outside] = np.maximum(novelty[outside], 1.0 + np.log10(excess[outside] / tolerance[outside]))
             if self.settings.mode is Mode.ADAPT:
                 self._low[index] = np.fmin(low, values)
                 self._high[index] = np.fmax(high, values)
@@ -286,9 +294,10 @@ class StreamDetector:
 
     def _grow(self, parts: int) -> None:
         self.scale.grow(parts)
-        for group in (self._references, self._calibrations, self._policies):
-            for one in group:
-                one.grow(parts)
+        for reference in self._references:
+            reference.grow(parts)
+        self._calibration.grow(parts * len(self.views))
+        self._policy.grow(parts * len(self.views))
         self._bandwidths = [np.ones(parts, np.float32) for _ in self.views]
         more = parts - self._low.shape[1]
         self._low = np.concatenate([self._low, np.full((2, more), np.inf)], axis=1)
@@ -302,8 +311,8 @@ class StreamDetector:
             "scale": self.scale.snapshot(),
             "budget": self.budget.snapshot(),
             "references": [one.snapshot() for one in self._references],
-            "calibrations": [one.snapshot() for one in self._calibrations],
-            "policies": [one.snapshot() for one in self._policies],
+            "calibration": self._calibration.snapshot(),
+            "policy": self._policy.snapshot(),
             "low": self._low.copy(),
             "high": self._high.copy(),
             "bandwidths": [one.copy() for one in self._bandwidths],
@@ -321,10 +330,8 @@ class StreamDetector:
             self.budget.configure(self.settings.stride * self.grid.period_s)
         for one, saved in zip(self._references, state["references"], strict=True):
             one.restore(saved)
-        for calibration, saved in zip(self._calibrations, state["calibrations"], strict=True):
-            calibration.restore(saved)
-        for policy, saved in zip(self._policies, state["policies"], strict=True):
-            policy.restore(saved)
+        self._calibration.restore(state["calibration"])
+        self._policy.restore(state["policy"])
         self._low, self._high = state["low"].copy(), state["high"].copy()
         self._bandwidths = [one.copy() for one in state["bandwidths"]]
         self._since_decision, self._next_refresh = state["since_decision"], state["next_refresh"]

@@ -27,7 +27,13 @@ def pooled(rows: F32, pool: int) -> F32:
         return rows
     count = len(rows) // pool
     kept = rows[len(rows) - count * pool :]
-    return kept.reshape(count, pool, rows.shape[1]).mean(axis=1, dtype=np.float32)
+    blocks = kept.reshape(count, pool, rows.shape[1])
+    # Adding slices is several times faster than a reduction over an axis of four.
+    total = blocks[:, 0] + blocks[:, 1]
+    for place in range(2, pool):
+        total += blocks[:, place]
+    total *= np.float32(1.0 / pool)
+    return total
 
 
 class RobustScale:
@@ -46,17 +52,15 @@ class RobustScale:
         """Take the statistics anew from `rows`, float32 [rows >= 8, channels] relative to `base`; NaN is left out."""
         for index, pool in enumerate(POOLS):
             values = pooled(rows, pool)
-            for kind, series in enumerate((values, np.diff(values, axis=0))):
-                centre, spread = _centre_and_spread(series)
-                self.centre[index, kind] = centre
-                self.spread[index, kind] = spread
-            # A channel's resolution is the smallest step it ever made: that one step is nothing odd.
-            quantum = _smallest_step(values) / pool
-            level = np.abs(np.where(np.isnan(base), 0.0, base) + self.centre[index, 0])
-            floor = np.maximum(np.maximum(quantum, _RELATIVE_FLOOR * level), _ABSOLUTE_FLOOR)
+            steps = np.diff(values, axis=0)
+            for kind, series in enumerate((values, steps)):
+                self.centre[index, kind], self.spread[index, kind] = _centre_and_spread(series)
             if index == 0:
+                # A channel's resolution is the smallest step it ever made: that one step is nothing odd.
+                level = np.abs(np.where(np.isnan(base), 0.0, base) + self.centre[0, 0])
+                floor = np.maximum(np.maximum(_smallest_step(steps), _RELATIVE_FLOOR * level), _ABSOLUTE_FLOOR)
                 self.floored = self.spread[0, 0] <= floor
-            self.spread[index] = np.maximum(self.spread[index], floor)
+            self.spread[index] = np.maximum(self.spread[index], floor / pool if index else floor)
 
     def features(self, values: F32, pool_index: int) -> F32:
         """Return scaled values and differences of `values` [n + 1, channels]: float32 [channels, n, 2]."""
@@ -100,9 +104,9 @@ def _centre_and_spread(series: F32) -> tuple[F64, F64]:
     return centre, np.maximum((high - low) / _SPREAD, 0.1 * deviation)
 
 
-def _smallest_step(values: F32) -> F64:
-    steps = np.abs(np.diff(values, axis=0)).astype(np.float64)
-    steps[~(steps > 0)] = np.inf
-    smallest = steps.min(axis=0)
-    seen = np.isfinite(steps).sum(axis=0)
+def _smallest_step(steps: F32) -> F64:
+    sizes = np.abs(steps)
+    sizes[~(sizes > 0)] = np.inf
+    smallest = sizes.min(axis=0).astype(np.float64)
+    seen = np.isfinite(sizes).sum(axis=0)
     return np.where(seen >= _STEPS_KNOWN, smallest, 0.0)
