@@ -36,6 +36,7 @@ def test_offline_comes_after_everything_that_was_handed_over_before_the_stop(mos
         assert client.publish("redshank/pi/pump/alert", b"%d" % number, token=number)
     client.stop()
     assert listener.published == list(range(200))
+    wait_until(lambda: peer.received[-1][1] == b"offline")
     assert [payload for _, payload, _ in peer.received][1:-1] == [b"%d" % number for number in range(200)]
     assert peer.received[-1][:2] == (STATUS, b"offline")
 
