@@ -6,11 +6,12 @@ import socket
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
-from agent.adapters.mqtt.broker import BrokerSettings
-from agent.adapters.payload import PayloadSettings
+from agent.adapters.mqtt.broker import BrokerSettings, endpoint
+from agent.adapters.payload import PayloadSettings, TimeSettings
 from agent.core.alerting import AlertSettings, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
@@ -18,9 +19,10 @@ from agent.core.scoring import ScoreSettings
 from agent.core.types import Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings
 from agent.errors import ConfigurationError, Problem
-from agent.settings_builder import Builder
+from agent.settings_builder import Builder, key_of
 
 MAX_FILE_BYTES: Final = 1 << 20
+_LAST_PORT: Final = 65535
 
 
 class AgentSettings(Settings, frozen=True):
@@ -87,6 +89,23 @@ class Configuration(Settings, frozen=True, kw_only=True):
     metrics: MetricsSettings = MetricsSettings()
 
 
+# What numbers must at least be.
+_LEAST: Final[dict[type, dict[str, int]]] = {
+    AgentSettings: {"max_streams": 1, "queue_size": 1},
+    StreamSettings: {"stride": 1, "carry_limit": 0},
+    ReferenceSettings: {"size": 100, "warm_up": 100},
+    ScoreSettings: {"neighbours": 1},
+    AlertSettings: {"after": 1, "clear_after": 1},
+    BrokerSettings: {"receive_maximum": 1},
+}
+_POSITIVE: Final[dict[type, tuple[str, ...]]] = {
+    AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
+    StreamSettings: ("period_s",),
+    SilenceSettings: ("after_s",),
+    BrokerSettings: ("keepalive_s", "max_message_size"),
+}
+
+
 def default_agent_id() -> str:
     """Return the host name and four characters of the machine id."""
     try:
@@ -109,56 +128,68 @@ def load_configuration(path: Path) -> Configuration:
         raise ConfigurationError([Problem(str(path), f"at most {MAX_FILE_BYTES} bytes", f"{len(content)}")])
     builder = Builder(str(path), content)
     made: Any = builder.build(Configuration)
-    problems = builder.problems
-    if made is not None:
-        problems = problems + _cross_check(made, builder)
-    if problems:
-        raise ConfigurationError(problems)
+    _cross_check(builder)
+    if builder.problems:
+        raise ConfigurationError(builder.problems)
     return msgspec.convert(made, Configuration)
 
 
-def _cross_check(configuration: Configuration, builder: Builder) -> list[Problem]:
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    for index, stream in enumerate(configuration.streams):
-        at = f"streams[{index}]"
+def _cross_check(builder: Builder) -> None:
+    """Look at what types cannot say, in every part that could be built."""
+    names: set[str] = set()
+    for path, made in list(builder.made.items()):
+        if isinstance(made, StreamSettings):
+            if made.name in names:
+                builder.complain(
+                    f"{path}.name", "a name that no other stream has", repr(made.name), "rename one of them"
+                )
+            names.add(made.name)
+            _check_stream(made, path, builder)
+        elif isinstance(made, BrokerSettings):
+            try:
+                endpoint(made.url)
+            except ConfigurationError as error:
+                for problem in error.problems:
+                    builder.complain(f"{path}.url", problem.expected, problem.found, problem.remedy)
+        elif isinstance(made, MetricsSettings):
+            host, _, port = made.listen.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > _LAST_PORT:
+                builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+        elif isinstance(made, TimeSettings):
+            try:
+                ZoneInfo(made.zone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                builder.complain(f"{path}.zone", "a time zone such as Europe/Berlin", repr(made.zone))
+        elif isinstance(made, Configuration) and not made.streams:
+            builder.complain("streams", "at least one stream", "none", "add one")
+        for field, least in _LEAST.get(type(made), {}).items():
+            value = getattr(made, field)
+            if value is not None and value < least:
+                builder.complain(f"{path}.{key_of(field)}", f"at least {least}", repr(value))
+        for field in _POSITIVE.get(type(made), ()):
+            value = getattr(made, field)
+            if value is not None and value <= 0:
+                builder.complain(f"{path}.{key_of(field)}", "more than 0", repr(value))
 
-        def complain(key: str, expected: str, found: object, remedy: str = "", at: str = at) -> None:
-            problems.append(Problem(builder.where(f"{at}.{key}"), expected, repr(found), remedy))
 
-        if stream.name in seen:
-            complain("name", "a name that no other stream has", stream.name, "rename one of them")
-        seen.add(stream.name)
-        if not stream.name or any(mark in stream.name for mark in "/+#\0"):
-            complain("name", "a name without / + #", stream.name)
-        if not valid_filter(stream.topic):
-            complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
-        if "{" in stream.topic:
-            complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
-        if stream.kind != "sensor":
-            complain("kind", "sensor", stream.kind, "other kinds are not in this version")
-        if stream.qos not in (0, 1):
-            complain("qos", "0 or 1", stream.qos)
-        for key, value, least in (
-            ("stride", stream.stride, 1),
-            ("carry_limit", stream.carry_limit, 0),
-            ("reference.warm_up", stream.reference.warm_up, 100),
-            ("reference.size", stream.reference.size, 100),
-            ("score.neighbours", stream.score.neighbours, 1),
-            ("alert.after", stream.alert.after, 1),
-            ("alert.clear_after", stream.alert.clear_after, 1),
-        ):
-            if value < least:
-                complain(key, f"at least {least}", value)
-        if stream.reference.warm_up > stream.reference.size:
-            complain(
-                "reference.warm_up",
-                f"at most reference.size ({stream.reference.size})",
-                stream.reference.warm_up,
-            )
-    if not configuration.streams:
-        problems.append(Problem(builder.where("streams"), "at least one stream", "none", "add one"))
-    return problems
+def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
+    def complain(key: str, expected: str, found: object, remedy: str = "") -> None:
+        builder.complain(f"{path}.{key}", expected, repr(found), remedy)
+
+    if not stream.name or any(mark in stream.name for mark in "/+#\0"):
+        complain("name", "a name without / + #", stream.name)
+    if not valid_filter(stream.topic):
+        complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
+    if "{" in stream.topic:
+        complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
+    if stream.kind != "sensor":
+        complain("kind", "sensor", stream.kind, "other kinds are not in this version")
+    if stream.qos not in (0, 1):
+        complain("qos", "0 or 1", stream.qos)
+    if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
+        complain("delimiter", "one character", stream.delimiter)
+    if stream.reference.warm_up > stream.reference.size:
+        complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
 
 
 def valid_filter(topic: str) -> bool:

@@ -102,6 +102,7 @@ class Builder:
 
     def __init__(self, file: str, content: bytes) -> None:
         self.problems: list[Problem] = []
+        self.made: dict[str, Settings] = {}  # by path: everything that could be built, whatever else is wrong
         self._file = file
         self._lines: dict[str, int] = {}
         self._root: yaml.Node | None = None
@@ -130,14 +131,16 @@ class Builder:
         made = self._struct(kind, self._root, "", 0)
         return None if self.problems else made
 
-    def _complain(self, path: str, expected: str, found: object, remedy: str = "") -> None:
+    def complain(self, path: str, expected: str, found: object, remedy: str = "") -> None:
+        """Note a problem with the value at `path`."""
         self.problems.append(Problem(self.where(path), expected, str(found), remedy))
 
     def _struct(self, kind: Any, node: yaml.Node, path: str, depth: int) -> Any:
         self._lines.setdefault(path, node.start_mark.line + 1)
         if not isinstance(node, yaml.MappingNode) or depth > MAX_DEPTH:
-            self._complain(path, "keys and values", _found(node))
+            self.complain(path, "keys and values", _found(node))
             return None
+        before = len(self.problems)
         fields = {key_of(f.name): f for f in msgspec.structs.fields(kind)}
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -148,21 +151,19 @@ class Builder:
             if key not in fields:
                 near = difflib.get_close_matches(key, fields, 1)
                 remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
-                self._complain(inner, "a known key", repr(key), remedy)
+                self.complain(inner, "a known key", repr(key), remedy)
             elif fields[key].name in values:
-                self._complain(inner, "each key once", f"a second {key!r} (the first is in line {first})")
+                self.complain(inner, "each key once", f"a second {key!r} (the first is in line {first})")
             else:
                 values[fields[key].name] = self._value(fields[key].type, value_node, inner, depth + 1)
         missing = [key for key, f in fields.items() if f.required and f.name not in values]
         for key in missing:
-            self._complain(f"{path}.{key}" if path else key, "a value", "none", f"add `{key}:`")
-        if missing or self.problems:
+            self.complain(f"{path}.{key}" if path else key, "a value", "none", f"add `{key}:`")
+        if len(self.problems) > before:
             return None
-        try:
-            return kind(**values)
-        except (TypeError, ValueError) as error:
-            self._complain(path, "usable values", error)
-            return None
+        made: Settings = kind(**values)
+        self.made[path] = made
+        return made
 
     def _value(self, annotation: Any, node: yaml.Node, path: str, depth: int) -> Any:
         info = msgspec.inspect.type_info(annotation)
@@ -186,7 +187,7 @@ class Builder:
             return self._struct(info.cls, node, path, depth)
         if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
             if not isinstance(node, yaml.SequenceNode):
-                self._complain(path, "a list", _found(node))
+                self.complain(path, "a list", _found(node))
                 return None
             items = [
                 self._typed(info.item_type, one, f"{path}[{index}]", depth) for index, one in enumerate(node.value)
@@ -194,7 +195,7 @@ class Builder:
             return items if isinstance(info, msgspec.inspect.ListType) else tuple(items)
         if isinstance(info, msgspec.inspect.DictType):
             if not isinstance(node, yaml.MappingNode):
-                self._complain(path, "keys and values", _found(node))
+                self.complain(path, "keys and values", _found(node))
                 return None
             return {
                 str(key.value): self._typed(info.value_type, one, f"{path}.{key.value}", depth)
@@ -206,7 +207,7 @@ class Builder:
         try:
             return parse(str(node.value))
         except ValueError:
-            self._complain(path, expected, _found(node))
+            self.complain(path, expected, _found(node))
             return None
 
     def _scalar(self, info: Any, node: yaml.Node, path: str) -> Any:
@@ -219,7 +220,7 @@ class Builder:
                 words = [str(member.value) for member in info.cls]
                 if text in words:
                     return info.cls(text)
-                self._complain(path, f"one of {', '.join(words)}", _found(node))
+                self.complain(path, f"one of {', '.join(words)}", _found(node))
                 return None
             if isinstance(info, msgspec.inspect.BoolType) and node.tag.endswith(":bool"):
                 return text.lower() == "true"
@@ -233,7 +234,7 @@ class Builder:
             "FloatType": "a number",
             "BoolType": "true or false",
         }
-        self._complain(path, names.get(type(info).__name__, "a value"), _found(node))
+        self.complain(path, names.get(type(info).__name__, "a value"), _found(node))
         return None
 
 

@@ -6,6 +6,7 @@ The format is what the configuration says; it is never guessed from content.
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -119,10 +120,8 @@ def _json(settings: PayloadSettings) -> Decoder:
     def decode(payload: bytes, received_at: float) -> list[Sample]:
         try:
             document = decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PayloadRejected(RejectReason.MALFORMED) from None
-        except RecursionError:
-            raise PayloadRejected(RejectReason.TOO_DEEP) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            document = _lenient(payload)
         at = _time(timed, _at_path(document, time_path), received_at) if timed else received_at
         values: dict[str, float] = {}
         if paths:
@@ -139,6 +138,16 @@ def _json(settings: PayloadSettings) -> Decoder:
         return [Sample(at, values)]
 
     return decode
+
+
+def _lenient(payload: bytes) -> Any:
+    """Return JSON with the NaN, Infinity and 1e400 that many senders write: such values count as missing."""
+    try:
+        return json.loads(payload.decode())
+    except ValueError:
+        raise PayloadRejected(RejectReason.MALFORMED) from None
+    except RecursionError:
+        raise PayloadRejected(RejectReason.TOO_DEEP) from None
 
 
 def _value(settings: PayloadSettings) -> Decoder:

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
+from agent.core.types import Mode
+from agent.errors import ConfigurationError
+from agent.settings_builder import key_of, parse_budget, parse_duration, parse_size
+
+GOOD = """\
+broker: {url: "mqtt://localhost:1883"}
+streams:
+  - name: pump
+    topic: plant/+/telemetry
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "redshank.yaml"
+    path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+    return load_configuration(path)
+
+
+def problems(tmp_path, text):
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    return [str(problem).replace(str(tmp_path) + "/", "") for problem in caught.value.problems]
+
+
+def with_stream(line):
+    return GOOD + f"    {line}\n"
+
+
+def test_a_short_configuration_is_filled_with_defaults(tmp_path):
+    made = load(tmp_path, GOOD)
+    stream = made.streams[0]
+    assert (stream.qos, stream.stride, stream.mode, stream.alert.after) == (1, 1, Mode.ADAPT, 2)
+    assert stream.alert.false_alarms.per_s == 7 * 86400
+    assert made.metrics.listen == "127.0.0.1:9791"
+
+
+def test_words_become_seconds_bytes_and_rates(tmp_path):
+    text = "agent: {snapshot_interval: 90s, max_payload: 2MiB}\n" + with_stream(
+        "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: critical, min_change: {temp: 0.5}}"
+    )
+    made = load(tmp_path, text)
+    assert made.agent.snapshot_interval_s == 90.0
+    assert made.agent.max_payload_bytes == 2 * 2**20
+    assert made.streams[0].alert.cooldown_s == 5400.0
+    assert made.streams[0].alert.false_alarms.rate_per_decision(1.0) == pytest.approx(3 / 86400)
+    assert made.streams[0].alert.min_change == {"temp": 0.5}
+
+
+def test_every_problem_is_found_in_one_pass_each_with_its_line(tmp_path):
+    found = problems(
+        tmp_path,
+        """\
+agent: {idd: x}
+agent: {}
+streams:
+  - name: a
+    topic: t
+    stride: fast
+    alert: {false_alarms: often, cooldown: 5}
+    mode: learn
+    channels: temp
+""",
+    )
+    assert [line.split(":")[1].split()[0] for line in found] == ["1", "2", "6", "7", "7", "8", "9"]
+    assert "did you mean 'id'" in found[0]
+    assert "a second 'agent'" in found[1]
+    assert "adapt, hold, frozen" in found[5]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("topic: a/#/b", "once"),
+        ("format: msgpack", "one of json, csv, value"),
+        ("kind: image", "not in this version"),
+        ("qos: 2", "0 or 1"),
+        ("stride: 0", "at least 1"),
+        ("stride: 1.5", "a whole number"),
+        ("reference: {size: 200, warm_up: 300}", "at most reference.size"),
+        ("reference: 5", "keys and values"),
+        ("channels: [[a]]", "text"),
+        ("alert: {min_change: [1]}", "keys and values"),
+        ("alert: {min_change: {a: much}}", "a number"),
+        ("time: {path: ts, zone: Mars/Olympus}", "a time zone"),
+        ("time: {unit: ms}", "add `path:`"),
+        ("period: soon", "a duration"),
+        ("period: 0s", "more than 0"),
+        ("delimiter: '::'", "one character"),
+        ("encoder: []", "text"),
+    ],
+)
+def test_each_kind_of_mistake_is_named(tmp_path, line, words):
+    text = with_stream(line) if not line.startswith("topic") else GOOD.replace("topic: plant/+/telemetry", line)
+    found = problems(tmp_path, text)
+    if line.startswith("topic"):
+        words = "an MQTT topic filter"
+    assert any(words in one for one in found), found
+
+
+def test_two_streams_may_not_share_a_name(tmp_path):
+    assert "no other stream" in problems(tmp_path, GOOD + "  - {name: pump, topic: other}\n")[0]
+
+
+def test_values_are_checked_even_where_other_things_are_wrong(tmp_path):
+    found = problems(
+        tmp_path,
+        "agent: {queue_size: 9, colour: red}\nmetrics: {listen: nowhere}\nbroker: {url: 'http://x'}\n"
+        + with_stream("stride: 0").removeprefix('broker: {url: "mqtt://localhost:1883"}\n'),
+    )
+    keys = {one.split(" ")[1].rstrip(":") for one in found}
+    assert keys == {"agent.colour", "metrics.listen", "broker.url", "streams[0].stride"}
+
+
+def test_a_stream_is_needed(tmp_path):
+    assert "at least one stream" in problems(tmp_path, "streams: []\n")[0]
+    assert "add `streams:`" in problems(tmp_path, "broker: {}\n")[0]
+
+
+def test_yaml_1_1_surprises_stay_the_text_that_was_written(tmp_path):
+    text = GOOD.replace("name: pump", "name: NO").replace("plant/+/telemetry", "0123")
+    stream = load(tmp_path, text).streams[0]
+    assert (stream.name, stream.topic) == ("NO", "0123")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "streams: [",
+        "a: b: c",
+        "\tstreams: []",
+        b"\xff\xfe\x00",
+        "",
+        "- a\n",
+        "just text",
+        "streams: *nowhere",
+        "&a [*a]",
+    ],
+)
+def test_what_is_no_configuration_gives_problems_and_nothing_else(tmp_path, content):
+    assert problems(tmp_path, content)
+
+
+def test_a_billion_laughs_and_deep_nesting_end_soon(tmp_path):
+    laughs = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    assert problems(tmp_path, laughs + "streams: *a59\n")
+    assert problems(tmp_path, "streams: " + "[" * 3000 + "]" * 3000)
+
+
+def test_a_missing_or_huge_file_is_a_problem(tmp_path):
+    with pytest.raises(ConfigurationError, match="a configuration file"):
+        load_configuration(tmp_path / "none.yaml")
+    assert "at most" in problems(tmp_path, "#" * (MAX_FILE_BYTES + 1))[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("5m", 300), ("2 h", 7200), ("1d", 86400), ("1w", 604800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "size"), [("10B", 10), ("256MB", 256_000_000), ("1KiB", 1024)])
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "1 parsec", "-1s", "1 per", "1 per fortnight", "0 per day", "1 per 0 decisions"]
+)
+def test_what_is_no_quantity_is_refused(text):
+    for parse in (parse_duration, parse_size, parse_budget):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("1 per 1000 decisions", 1e-3), ("2 per hour", 2 / 3600), ("1 per 2 weeks", 1 / 1209600)]
+)
+def test_budgets(text, rate):
+    assert parse_budget(text).rate_per_decision(1.0) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("topic", "good"),
+    [
+        ("a/b", True),
+        ("+", True),
+        ("#", True),
+        ("a/#", True),
+        ("a/+/c", True),
+        ("", False),
+        ("a+", False),
+        ("#/a", False),
+        ("a\0", False),
+    ],
+)
+def test_topic_filters(topic, good):
+    assert valid_filter(topic) is good
+
+
+def test_keys_are_field_names_without_their_unit():
+    assert [key_of(name) for name in ("period_s", "max_payload_bytes", "stride")] == ["period", "max_payload", "stride"]
+
+
+def test_an_agent_has_a_name_even_if_none_is_given():
+    assert default_agent_id()
