@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -12,6 +10,7 @@ import numpy as np
 
 from agent.adapters.tflite import available_runtimes, load_encoder
 from agent.bundle import SCHEMA_VERSION, Bundle, Manifest, Quantization, Variant, load_bundle
+from converter.archive import write_npz
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,8 +39,8 @@ def build(recipe: Recipe, out: Path) -> Bundle:
     representative = np.concatenate(made[:_EPISODES])
     held_out = np.concatenate(made[_EPISODES:])[:: max(1, _EPISODES * len(made[0]) // _HELD_OUT)]
     model = export_int8(network, representative)
-    with torch.no_grad():
-        floating = network(torch.from_numpy(held_out)).numpy()
+    with torch.no_grad():  # in double precision: single precision differs from processor to processor
+        floating = network.double()(torch.from_numpy(held_out).double()).float().numpy()
     out.mkdir(parents=True, exist_ok=True)
     file = f"{recipe.name}.int8.tflite"
     (out / file).write_bytes(model)
@@ -67,7 +66,7 @@ def build(recipe: Recipe, out: Path) -> Bundle:
         ],
     )
     _write_json(out / "manifest.json", manifest)
-    _write_vectors(out / "vectors.npz", inputs=held_out, embeddings=floating)
+    write_npz(out / "vectors.npz", inputs=held_out, embeddings=floating)
     (out / "PROVENANCE.md").write_text(f"# {recipe.name}\n\n{recipe.provenance}\nLicence: {recipe.licence}.\n")
     bundle = load_bundle(out)
     report = {name: {"cosine": cosine_to_float(bundle, name)} for name in available_runtimes()}
@@ -96,12 +95,3 @@ def _quantization(model: Path) -> tuple[Quantization, Quantization]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-
-
-def _write_vectors(path: Path, **arrays: Any) -> None:
-    """Write an .npz without the time of day in it."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)

@@ -6,6 +6,8 @@ others were computed with it. So batch 32 is calibrated and its ranges are given
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ def export_int8(network: Any, windows: npt.NDArray[np.float32]) -> bytes:
     made: Any = litert_torch
     for batch in BATCHES:
         made = made.signature(f"batch_{batch}", network, (torch.zeros(batch, *windows.shape[1:]),))
-    with tempfile.TemporaryDirectory() as folder:
+    # These frameworks print what they do; a command's standard output is for its result.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         floating = Path(folder) / "float.tflite"
         made.convert().export(str(floating))
         tool = quantizer.Quantizer(str(floating))

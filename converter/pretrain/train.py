@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 from tqdm import tqdm
 
+from agent.errors import RedshankError
+from converter.archive import write_npz
 from converter.pretrain.corpus import REFERENCES, episode
 from converter.pretrain.network import SensorSmall
 
@@ -62,19 +64,30 @@ def evaluate(embed: Any, seed: int, episodes: int) -> float:
     return float(np.mean(areas))
 
 
-def pretrain(out: Path, *, episodes: int, seed: int, checkpoint_every: int = 2000) -> dict[str, float]:
-    """Train and write the weights to `out` (.npz); resumes from `out`.checkpoint. Returns the figures."""
+def pretrain(
+    out: Path, *, episodes: int, seed: int, checkpoint_every: int = 2000, held_out: int = 300
+) -> dict[str, float]:
+    """Train and write the weights to `out` (.npz); return the areas under the curve over `held_out` episodes.
+
+    Resumes from the checkpoint beside `out`. Raises RedshankError if that is of another run.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     network = SensorSmall()
-    untrained = evaluate(network.eval(), seed, 300)
+    untrained = evaluate(network.eval(), seed, held_out)
     threshold, slope = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(0.0))
     optimiser = torch.optim.AdamW([*network.parameters(), threshold, slope], lr=LEARNING_RATE, weight_decay=1e-4)
     steps = episodes // EPISODES_A_STEP
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE * 3, total_steps=max(2, steps))
-    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint, partial = out.with_suffix(".checkpoint"), out.with_suffix(".partial")
     done = 0
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
+        if saved["run"] != [episodes, seed]:
+            raise RedshankError(
+                f"{checkpoint}: expected a checkpoint of {episodes} episodes with seed {seed}, found one of "
+                f"{saved['run'][0]} with seed {saved['run'][1]}; delete it to begin anew"
+            )
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
@@ -101,20 +114,22 @@ def pretrain(out: Path, *, episodes: int, seed: int, checkpoint_every: int = 200
         if (step + 1) % checkpoint_every == 0:
             torch.save(
                 {
+                    "run": [episodes, seed],
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
                     "step": step + 1,
                 },
-                checkpoint,
+                partial,
             )
+            partial.replace(checkpoint)
     network.eval()
-    np.savez(out, **{name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    write_npz(out, **{name: tensor.numpy() for name, tensor in network.state_dict().items()})
     checkpoint.unlink(missing_ok=True)
     return {
         "episodes": float(episodes),
         "seed": float(seed),
-        "auc_raw_windows": evaluate(lambda w: w[:, 32:].flatten(1), seed, 300),
+        "auc_raw_windows": evaluate(lambda w: w[:, 32:].flatten(1), seed, held_out),
         "auc_untrained": untrained,
-        "auc_pretrained": evaluate(network, seed, 300),
+        "auc_pretrained": evaluate(network, seed, held_out),
     }
