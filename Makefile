@@ -1,21 +1,45 @@
 # The same commands that people and CI call.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+CONVERTER_VENV ?= .venv-converter
+EXTRAS := dev,litert
+CONVERTER_EXTRAS := converter,dev
 BIN := $(VENV)/bin
+CONVERTER_BIN := $(CONVERTER_VENV)/bin
 STAMP := $(VENV)/.installed
+CONVERTER_STAMP := $(CONVERTER_VENV)/.installed
+# Versions that CI was green with, where they are known for this Python; the newest where they are not.
+CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt)
+CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: test check demo clean
+.PHONY: test test-converter check demo lock clean
 
-$(STAMP): pyproject.toml
+# $(call install,VENV,EXTRAS,CONSTRAINTS)
+define install
+	$(1)/bin/python -m pip install --quiet --upgrade $(addprefix --constraint ,$(3)) pip setuptools
+	PYTHONWARNINGS=ignore $(1)/bin/python -m pip install --quiet --no-build-isolation $(addprefix --constraint ,$(3)) --editable '.[$(2)]'
+endef
+
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@echo "== setting up $(VENV) with $$($(PYTHON) --version)"
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,litert]'
+	$(call install,$(VENV),$(EXTRAS),$(CONSTRAINTS))
+	@touch $@
+
+# TFLite's quantizer and tflite-runtime meet on Python 3.11 only.
+$(CONVERTER_STAMP): pyproject.toml $(CONVERTER_CONSTRAINTS)
+	@echo "== setting up $(CONVERTER_VENV): PyTorch, the converter and the quantizer; this takes minutes"
+	@test -d $(CONVERTER_VENV) || { python=$$(.ci/find-python 3.11) && $$python -m venv $(CONVERTER_VENV); }
+	$(call install,$(CONVERTER_VENV),$(CONVERTER_EXTRAS),$(CONVERTER_CONSTRAINTS))
 	@touch $@
 
 test: $(STAMP)
 	@echo "== running the tests"
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not converter" --cov=agent --cov-report=term:skip-covered
+
+test-converter: $(CONVERTER_STAMP)
+	@echo "== running the converter's tests"
+	$(CONVERTER_BIN)/python -m pytest tests/converter --cov=converter --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(STAMP)
 	@echo "== format, lint, types, layers"
@@ -28,5 +52,9 @@ demo: $(STAMP)
 	@echo "== the demo: this machine's own counters, a real disturbance, a real alert"
 	$(BIN)/redshank demo
 
+# Run CI with what this writes before it is committed.
+lock:
+	.ci/lock
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(CONVERTER_VENV) build dist *.egg-info
