@@ -34,6 +34,10 @@ class BundleError(RedshankError):
     """An encoder bundle cannot be used: missing, corrupt, foreign, or too new for this runtime."""
 
 
+class StateError(RedshankError):
+    """The state directory's database can be neither used nor replaced."""
+
+
 class SnapshotError(RedshankError):
     """A snapshot cannot be resumed: corrupt, foreign, or of another schema version."""
 

@@ -16,13 +16,14 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from agent.errors import SnapshotError
+from agent.errors import SnapshotError, StateError
 
 logger = logging.getLogger(__name__)
 
 MAX_OUTBOX: Final = 10000
 _MAGIC: Final = b"redshank snapshot 1\n"
 _ARRAY: Final = 1
+_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, PRIMARY KEY (stream, kind));
 CREATE TABLE IF NOT EXISTS outbox (
@@ -50,7 +51,7 @@ class AlertRow(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """The state directory, mode 0700."""
+    """The state directory, mode 0700. A damaged database is set aside and said so. Raises StateError or OSError."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -59,10 +60,7 @@ class Store:
         self.outbox_dropped = 0
         self.bytes_written = 0
         (directory / "streams").mkdir(exist_ok=True)
-        self._database = sqlite3.connect(directory / "state.sqlite", check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=FULL")
-        self._database.executescript(_SCHEMA)
+        self._database = _database(directory / "state.sqlite")
 
     def close(self) -> None:
         """Close the database."""
@@ -79,12 +77,12 @@ class Store:
                 "INSERT INTO outbox (topic, payload, created_at) VALUES (?, ?, ?)",
                 [(row.topic, row.payload, row.created_at) for row in outbox],
             )
-            excess = self.outbox_length() - MAX_OUTBOX
-            if excess > 0:
+            excess = max(0, self.outbox_length() - MAX_OUTBOX)
+            if excess:
                 database.execute(
                     "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox ORDER BY seq LIMIT ?)", (excess,)
                 )
-                self.outbox_dropped += excess
+        self.outbox_dropped += excess
 
     def alerts(self) -> list[AlertRow]:
         """Return every alert state."""
@@ -122,7 +120,7 @@ class Store:
         """Return what the broker's session holds, as last told."""
         try:
             return msgspec.json.decode((self.directory / "subscriptions.json").read_bytes(), type=dict[str, int])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):  # a decoder's error is a ValueError too
             return {}
 
     def set_subscriptions(self, subscriptions: dict[str, int]) -> None:
@@ -140,14 +138,14 @@ class Store:
         """Return a stream's snapshot or None. A corrupt one is set aside and said so; the stream starts cold."""
         path = self._path(stream)
         try:
-            content = path.read_bytes()
+            return _decode(path.read_bytes())
         except FileNotFoundError:
             return None
-        try:
-            return _decode(content)
+        except OSError as error:
+            self.set_aside(stream, f"unreadable ({error.strerror})")
         except SnapshotError as error:
             self.set_aside(stream, str(error))
-            return None
+        return None
 
     def set_aside(self, stream: str, reason: str) -> None:
         """Rename a snapshot that cannot be used."""
@@ -158,6 +156,40 @@ class Store:
 
     def _path(self, stream: str) -> Path:
         return self.directory / "streams" / f"{hashlib.sha256(stream.encode()).hexdigest()[:24]}.snapshot"
+
+
+def _database(path: Path) -> sqlite3.Connection:
+    """Open the database; where it is damaged, start a new one beside what is left of it."""
+    try:
+        return _open(path)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF not in _DAMAGED:
+            raise StateError(f"{path}: expected a database that can be written, found: {error}") from error
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.replace(path.with_name(f"{path.name}.unusable{suffix}"))
+        logger.error(  # noqa: TRY400  a traceback says nothing more
+            "%s is damaged (%s): alert states and unsent alerts are lost; kept as %s.unusable", path, error, path.name
+        )
+        return _open(path)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            damage = sqlite3.DatabaseError(found)
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import zlib
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.adapters import store as module
+from agent.adapters.store import AlertRow, OutboxRow, Store
+from agent.errors import StateError
+
+MAGIC = b"redshank snapshot 1\n"
+
+
+@pytest.fixture
+def open_store(tmp_path):
+    """Return a function that opens the same directory again, as a restart does."""
+    opened = []
+
+    def make():
+        opened.append(Store(tmp_path / "state"))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(open_store):
+    return open_store()
+
+
+def row(number, topic="redshank/pi/pump/alert"):
+    return OutboxRow(topic, f"payload {number}".encode(), 1_700_000_000.0 + number)
+
+
+def snapshot_file(store):
+    (path,) = (store.directory / "streams").glob("*.snapshot")
+    return path
+
+
+def framed(body):
+    return MAGIC + zlib.crc32(body).to_bytes(4, "big") + body
+
+
+def test_only_the_owner_may_look_into_the_directory(tmp_path):
+    loose = tmp_path / "loose"
+    loose.mkdir(mode=0o755)
+    for directory in (loose, tmp_path / "made" / "on" / "the" / "way"):
+        Store(directory).close()
+        assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_alert_states_and_messages_are_there_after_a_restart(store, open_store):
+    state = {"state": "firing", "id": "a1", "ended_at": float("-inf"), "in_row": 2}
+    store.commit([AlertRow("pump/a", "anomaly", state), AlertRow("pump/a", "silent", {})], [row(1), row(2)])
+    again = open_store()
+    assert again.alerts() == [AlertRow("pump/a", "anomaly", state), AlertRow("pump/a", "silent", {})]
+    assert [(one.topic, one.payload, one.created_at) for one in again.outbox(0, 10)] == [
+        ("redshank/pi/pump/alert", b"payload 1", 1_700_000_001.0),
+        ("redshank/pi/pump/alert", b"payload 2", 1_700_000_002.0),
+    ]
+
+
+def test_a_later_alert_state_replaces_the_earlier_one(store):
+    for state in ("pending", "firing"):
+        store.commit([AlertRow("pump/a", "anomaly", {"state": state})], [])
+    assert store.alerts() == [AlertRow("pump/a", "anomaly", {"state": "firing"})]
+
+
+def test_a_commit_that_fails_leaves_nothing_behind(store, open_store):
+    unstorable = OutboxRow("redshank/pi/pump/alert", None, 0.0)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit([AlertRow("pump/a", "anomaly", {})], [row(1), unstorable])
+    for one in (store, open_store()):
+        assert one.alerts() == []
+        assert one.outbox_length() == 0
+
+
+def test_a_process_killed_after_a_commit_loses_none_of_it(tmp_path, open_store):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from agent.adapters.store import *\n"
+        "store = Store(Path(sys.argv[1]))\n"
+        "store.commit([AlertRow('s', 'anomaly', {'n': 1})], [OutboxRow('t', b'p', 1.0)])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "state")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    store = open_store()
+    assert store.alerts() == [AlertRow("s", "anomaly", {"n": 1})]
+    assert store.outbox(0, 10) == [OutboxRow("t", b"p", 1.0, 1)]
+
+
+def test_messages_come_in_the_order_they_were_stored(store):
+    store.commit([], [row(2), row(1)])
+    store.commit([], [row(0)])
+    found = store.outbox(0, 10)
+    assert [one.payload for one in found] == [b"payload 2", b"payload 1", b"payload 0"]
+    assert [one.seq for one in found] == sorted(one.seq for one in found)
+
+
+def test_the_outbox_is_read_from_a_number_on_and_not_beyond_a_limit(store):
+    store.commit([], [row(number) for number in range(5)])
+    seqs = [one.seq for one in store.outbox(0, 10)]
+    assert [one.seq for one in store.outbox(seqs[1], 2)] == seqs[2:4]
+
+
+def test_delivered_messages_are_forgotten_and_their_numbers_never_used_again(store, open_store):
+    store.commit([], [row(1), row(2), row(3)])
+    seqs = [one.seq for one in store.outbox(0, 10)]
+    store.delivered([seqs[0], seqs[2], 999])
+    assert [one.payload for one in store.outbox(0, 10)] == [b"payload 2"]
+    assert store.outbox_length() == 1
+    store.delivered([])
+    again = open_store()
+    again.commit([], [row(4)])
+    assert again.outbox(0, 10)[-1].seq > max(seqs)
+
+
+def test_beyond_its_cap_the_outbox_drops_the_oldest_and_counts_them(store, monkeypatch):
+    monkeypatch.setattr(module, "MAX_OUTBOX", 5)
+    store.commit([], [row(number) for number in range(5)])
+    assert store.outbox_dropped == 0
+    store.commit([], [row(5), row(6)])
+    store.commit([], [row(7)])
+    assert [one.payload for one in store.outbox(0, 100)] == [f"payload {n}".encode() for n in range(3, 8)]
+    assert store.outbox_dropped == 3
+
+
+def test_nothing_counts_as_dropped_where_the_commit_failed(store, monkeypatch):
+    monkeypatch.setattr(module, "MAX_OUTBOX", 1)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.commit([], [row(1), row(2), OutboxRow("t", None, 0.0)])
+    assert store.outbox_dropped == 0
+
+
+def test_retained_topics_are_those_last_told(store, open_store):
+    assert store.retained() == set()
+    store.set_retained({"a/state", "b/state"})
+    store.set_retained({"b/state", "c/state"})
+    assert open_store().retained() == {"b/state", "c/state"}
+
+
+def test_subscriptions_are_those_last_told(store, open_store):
+    assert store.subscriptions() == {}
+    store.set_subscriptions({"a/#": 1})
+    store.set_subscriptions({"plant/+/é": 0})
+    assert open_store().subscriptions() == {"plant/+/é": 0}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b'{"a": "x"}', b'{"\xff": 1}'])
+def test_damaged_subscriptions_count_as_none(store, content):
+    store.set_subscriptions({"a": 1})
+    (store.directory / "subscriptions.json").write_bytes(content)
+    assert store.subscriptions() == {}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f8", "i1", "i8", "u2", "?", "c8", "M8[s]"])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (0, 4), (2, 3, 4)])
+def test_arrays_of_any_kind_and_shape_come_back_as_they_were(store, dtype, shape):
+    raw = np.random.default_rng(0).integers(0, 2, (*shape, np.dtype(dtype).itemsize), np.uint8)
+    array = raw.view(dtype).reshape(shape)
+    store.save("pump/a", {"array": array})
+    found = store.load("pump/a")["array"]
+    assert (found.dtype, found.shape) == (array.dtype, array.shape)
+    assert found.tobytes() == array.tobytes()
+
+
+def test_what_is_read_back_can_be_written_to(store):
+    store.save("pump/a", {"array": np.zeros(3, np.float32)})
+    found = store.load("pump/a")["array"]
+    found += 1
+    assert found.tolist() == [1, 1, 1]
+
+
+def test_a_part_of_an_array_is_kept_as_it_looks_and_not_as_it_lies(store):
+    array = np.arange(24, dtype=np.int16).reshape(4, 6)[::2, ::-1].T
+    store.save("pump/a", {"array": array})
+    np.testing.assert_array_equal(store.load("pump/a")["array"], array)
+
+
+def test_nan_and_infinities_survive(store):
+    store.save("s", {"array": np.array([np.nan, np.inf, -np.inf, -0.0]), "low": float("-inf"), "one": np.float32(0.5)})
+    found = store.load("s")
+    np.testing.assert_array_equal(found["array"], [np.nan, np.inf, -np.inf, -0.0])
+    assert np.signbit(found["array"][3])
+    assert (found["low"], found["one"]) == (float("-inf"), 0.5)
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(name=st.text(), snapshot=st.dictionaries(st.text(), plain, max_size=4))
+def test_whatever_a_snapshot_holds_comes_back_under_whatever_name(tmp_path_factory, name, snapshot):
+    store = Store(tmp_path_factory.mktemp("state"))
+    store.save(name, snapshot)
+    store.save(f"{name}/", {"another": True})
+    assert store.load(name) == snapshot
+    store.close()
+
+
+def test_what_cannot_be_kept_is_refused_and_the_old_snapshot_stays(store):
+    store.save("pump/a", {"n": 1})
+    with pytest.raises(NotImplementedError, match="object"):
+        store.save("pump/a", {"n": object()})
+    assert store.load("pump/a") == {"n": 1}
+
+
+def test_a_stream_without_a_snapshot_has_none(store, caplog):
+    assert store.load("pump/never") is None
+    assert not caplog.records
+
+
+def test_written_bytes_are_counted(store):
+    store.save("a", {"array": np.zeros(100)})
+    assert store.bytes_written == snapshot_file(store).stat().st_size
+
+
+def test_a_snapshot_is_replaced_as_a_whole(store):
+    store.save("pump/a", {"n": 1})
+    with snapshot_file(store).open("rb") as old:
+        before = snapshot_file(store).read_bytes()
+        store.save("pump/a", {"n": 2, "array": np.zeros(1000)})
+        assert old.read() == before  # whoever reads the old one reads all of it
+    assert store.load("pump/a")["n"] == 2
+    assert [path.suffix for path in (store.directory / "streams").iterdir()] == [".snapshot"]
+
+
+def test_what_a_kill_left_half_written_is_not_read_and_does_not_stop_the_next_write(store, open_store):
+    store.save("pump/a", {"n": 1})
+    left = snapshot_file(store).with_suffix(".new")
+    left.write_bytes(snapshot_file(store).read_bytes()[:30])
+    again = open_store()
+    assert again.load("pump/a") == {"n": 1}
+    again.save("pump/a", {"n": 2})
+    assert again.load("pump/a") == {"n": 2}
+    assert not left.exists()
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_snapshot_or_the_new_one(tmp_path, open_store):
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from agent.adapters.store import *\n"
+        "store, n = Store(Path(sys.argv[1])), 0\n"
+        "while True:\n"
+        "    n += 1\n"
+        "    store.save('s', {'n': n, 'array': np.full(100_000, n)})\n"
+        "    print(n, flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "state")], stdout=subprocess.PIPE)
+    with process:
+        written = [int(process.stdout.readline()) for _ in range(20)][-1]
+        process.kill()
+    found = open_store().load("s")
+    assert found["n"] >= written
+    assert (found["array"] == found["n"]).all()
+
+
+def damaged_at(position):
+    def damage(content):
+        changed = bytearray(content)
+        changed[position] ^= 0x10
+        return bytes(changed)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damaged_at(0), "foreign"),
+        (damaged_at(len(MAGIC)), "corrupt"),
+        (damaged_at(len(MAGIC) + 10), "corrupt"),
+        (damaged_at(-1), "corrupt"),
+        (lambda content: content[:-1], "corrupt"),
+        (lambda content: content[: len(MAGIC) + 2], "corrupt"),
+        (lambda content: content[:5], "foreign"),
+        (lambda content: b"", "foreign"),  # noqa: ARG005  nothing is left of it
+        (lambda content: content.replace(b"snapshot 1", b"snapshot 2"), "foreign"),
+        (lambda content: framed(b""), "corrupt"),  # noqa: ARG005  the checksum of another content is right
+        (lambda content: framed(b"\xc1"), "corrupt"),  # noqa: ARG005
+        (lambda content: framed(msgspec.msgpack.encode([1])), "corrupt"),  # noqa: ARG005
+        (lambda content: framed(msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(7, b"x")})), "foreign"),  # noqa: ARG005
+        (lambda content: framed(msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(1, b"")})), "corrupt"),  # noqa: ARG005
+    ],
+)
+def test_a_damaged_or_foreign_snapshot_is_set_aside_with_a_word_and_the_stream_starts_cold(store, caplog, damage, says):
+    store.save("pump/a", {"n": 1, "array": np.arange(100)})
+    path = snapshot_file(store)
+    spoiled = damage(path.read_bytes())
+    path.write_bytes(spoiled)
+    assert store.load("pump/a") is None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "pump/a" in record.getMessage()
+    assert says in record.getMessage()
+    assert not path.exists()
+    aside = path.with_suffix(".unusable")
+    assert aside.name in record.getMessage()
+    assert aside.read_bytes() == spoiled
+    assert store.load("pump/a") is None
+    assert len(caplog.records) == 1
+    store.save("pump/a", {"n": 2})
+    assert store.load("pump/a") == {"n": 2}
+
+
+def test_a_snapshot_that_cannot_be_read_is_set_aside_too(store, caplog):
+    store.save("pump/a", {"n": 1})
+    path = snapshot_file(store)
+    path.unlink()
+    path.mkdir()  # reading it fails, whoever we are
+    assert store.load("pump/a") is None
+    assert "unreadable (Is a directory)" in caplog.text
+
+
+def test_a_caller_may_set_a_snapshot_aside_for_its_own_reason(store, caplog):
+    store.save("pump/a", {"n": 1})
+    store.set_aside("pump/a", "of another encoder")
+    assert "stream pump/a starts cold: its snapshot is of another encoder" in caplog.text
+    assert store.load("pump/a") is None
+
+
+def overwritten(start, count):
+    def damage(path):
+        with path.open("r+b") as file:
+            file.seek(start)
+            file.write(os.urandom(count))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(b"this is not a database " * 100), id="foreign"),
+        pytest.param(lambda path: os.truncate(path, path.stat().st_size // 2), id="truncated"),
+        pytest.param(overwritten(0, 100), id="header"),
+        pytest.param(overwritten(8192, 16384), id="middle"),
+    ],
+)
+def test_a_damaged_database_is_set_aside_with_a_word_and_a_new_one_begun(store, open_store, caplog, damage):
+    store.commit([AlertRow("s", "anomaly", {})], [row(number) for number in range(2000)])
+    store.close()
+    path = store.directory / "state.sqlite"
+    damage(path)
+    spoiled = path.read_bytes()
+    again = open_store()
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert f"{path} is damaged" in record.getMessage()
+    assert "lost" in record.getMessage()
+    assert path.with_name("state.sqlite.unusable").read_bytes() == spoiled
+    assert (again.alerts(), again.outbox_length()) == ([], 0)
+    again.commit([AlertRow("s", "anomaly", {})], [row(1)])
+    again.close()
+    assert open_store().outbox_length() == 1
+    assert len(caplog.records) == 1
+
+
+def test_a_write_ahead_log_never_meets_a_database_that_it_does_not_belong_to(store, open_store):
+    store.commit([AlertRow("s", "anomaly", {"n": 1})], [row(1)])
+    store.close()
+    other = open_store()
+    other.commit([AlertRow("s", "anomaly", {"n": 2})], [])
+    path = store.directory / "state.sqlite"
+    log = store.directory / "state.sqlite-wal"
+    kept = log.read_bytes()  # as a power cut leaves it
+    assert kept
+    other.close()
+    log.write_bytes(kept)
+    path.write_bytes(b"\xff" * 5000)
+    assert open_store().alerts() == []
+    assert path.with_name("state.sqlite.unusable").read_bytes()[:100] == b"\xff" * 100
+
+
+def test_a_database_that_cannot_be_opened_is_an_error_that_names_it_and_nothing_is_set_aside(store):
+    store.close()
+    path = store.directory / "state.sqlite"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StateError, match=r"state\.sqlite: expected a database that can be written"):
+        Store(store.directory)
+    assert path.is_dir()
