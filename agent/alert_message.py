@@ -11,7 +11,7 @@ import numpy as np
 from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
 
 if TYPE_CHECKING:
-    from agent.core.detector import StreamDetector
+    from agent.core.detector import Due
     from agent.core.types import Assessment
 
 VERSION: Final = 1
@@ -25,13 +25,14 @@ def timestamp(at: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def evidence(detector: StreamDetector, assessment: Assessment, nearest: list[tuple[float, float]]) -> dict[str, Any]:
+def evidence(due: Due, assessment: Assessment, nearest: list[tuple[float, float]]) -> dict[str, Any]:
     """Return what made a decision odd: parts by share (they sum to 1), the view that spoke, the nearest references."""
+    detector = due.detector
     scores = np.maximum(assessment.part_scores.astype(np.float64), 0.0)
     weights = np.square(scores)
     total = weights.sum()
     shares = weights / total if total > 0 else np.full(len(weights), 1.0 / max(1, len(weights)))
-    values, low, high = detector.expected()
+    values, low, high = detector.expected(due)
     order = np.argsort(-shares, kind="stable")
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]

@@ -77,7 +77,7 @@ def restore_alerts(store: Store, stream: Stream) -> None:
 def save_all(store: Store, pipeline: Pipeline) -> None:
     """Write a snapshot of every stream."""
     for stream in pipeline.streams.values():
-        store.save(stream.name, {"signature": stream.signature, "detector": stream.detector.snapshot()})
+        store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
 
 
 class Agent(MqttEvents):
@@ -343,7 +343,7 @@ class Agent(MqttEvents):
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
         for stream in self.pipeline.streams.values():
-            telemetry.reference_size.labels(stream.name).set(stream.detector.reference_size)
+            telemetry.reference_size.labels(stream.name).set(stream.bank.reference_size(stream.detector))
             telemetry.budget_ratio.labels(stream.name).set(stream.detector.budget.ratio)
             for phase in StreamPhase:
                 telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))

@@ -14,7 +14,8 @@ from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
-from agent.core.detector import DueDecision, StreamDetector
+from agent.core.bank import Batch, DetectorBank
+from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
 from agent.core.types import F32, Assessment, Sample, StreamPhase
 from agent.core.views import plain, views_for
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from agent.config import Configuration, StreamSettings
     from agent.ports import Encoder, InboundMessage, Observer
 
-MAX_PENDING: Final = 64  # decisions embedded in one go
+MAX_PENDING: Final = 64  # decisions made in one go
+MAX_PENDING_LANES: Final = 256  # channels in them
+SNAPSHOT_SCHEMA: Final = 2
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -45,19 +48,14 @@ class Stream:
         topic: str,
         settings: StreamSettings,
         encoder: Encoder | None,
+        bank: DetectorBank,
         agent: str,
         max_bytes: int,
     ) -> None:
-        self.name, self.topic, self.settings, self.encoder = name, topic, settings, encoder
+        self.name, self.topic, self.settings, self.encoder, self.bank = name, topic, settings, encoder, bank
         self.decode = make_decoder(settings, max_bytes)
         self.own_time = settings.time is not None
-        self.detector = StreamDetector(
-            settings.detector(),
-            views_for(encoder.length, encoder.dim, encoder.output_step, encoder.output_offset)
-            if encoder
-            else views_for(0, 0, 1.0, 0),
-            settings.channels,
-        )
+        self.detector = bank.detector(settings.channels)
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
         self.alerts = {
             kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
@@ -80,6 +78,7 @@ class Stream:
         encoder = self.encoder
         settings = self.settings
         return {
+            "schema": SNAPSHOT_SCHEMA,
             "runtime": encoder.runtime if encoder else "",
             "encoder": encoder.digest if encoder else "",
             "channels": list(settings.channels),
@@ -101,7 +100,7 @@ class Stream:
             "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
             "score": round(assessment.score, 3) if assessment else None,
             "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
-            "reference_fill": detector.reference_size,
+            "reference_fill": self.bank.reference_size(detector),
             "encoder": self.encoder.name if self.encoder else None,
             "channels": detector.grid.channels,
             "channels_ignored": detector.grid.ignored_channels,
@@ -145,7 +144,9 @@ class Pipeline:
         self._restore = restore  # (name) -> snapshot or None
         self._by_topic: dict[str, Stream | None] = {}
         self._workspace = Workspace()
-        self._pending: list[tuple[Stream, DueDecision, float]] = []
+        self._banks: dict[tuple[str, bytes], DetectorBank] = {}
+        self._pending: list[tuple[Stream, Due, float]] = []
+        self._pending_lanes = 0
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -209,11 +210,25 @@ class Pipeline:
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
         encoder = self._encoders.get(settings.encoder)
         agent = self._configuration.agent
-        stream = Stream(name, topic, settings, encoder, agent.id, agent.max_payload_bytes)
+        bank = self._bank(settings, encoder)
+        stream = Stream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
-            stream.detector.restore(saved)
+            bank.restore(stream.detector, saved)
         return stream
+
+    def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
+        """Return the bank of all streams with equal settings."""
+        wanted = settings.detector()
+        key = (settings.encoder, msgspec.json.encode(wanted))
+        if key not in self._banks:
+            views = (
+                views_for(encoder.length, encoder.dim, encoder.output_step, encoder.output_offset)
+                if encoder
+                else views_for(0, 0, 1.0, 0)
+            )
+            self._banks[key] = DetectorBank(wanted, views, self._workspace)
+        return self._banks[key]
 
     def _heard(self, stream: Stream, at: float, elapsed_s: float, outcome: Outcome) -> None:
         machine = stream.alerts[AlertKind.SILENT]
@@ -230,50 +245,65 @@ class Pipeline:
             self._observer.rejected(stream.topic, reason.value)
         if due is None:
             return
+        if isinstance(due, WarmUp):
+            self._flush(outcome)
+            self._begin(stream, due)
+            return
         self._pending.append((stream, due, received_at))
-        # A warm-up changes how the stream's next samples are handled: it is not left waiting.
-        if due.warm_up or len(self._pending) >= MAX_PENDING:
+        self._pending_lanes += len(due.run)
+        if len(self._pending) >= MAX_PENDING or self._pending_lanes >= MAX_PENDING_LANES:
             self._flush(outcome)
 
+    def _begin(self, stream: Stream, warm_up: WarmUp) -> None:
+        """Embed a warm-up and let its stream become active."""
+        made, usable = stream.bank.warm_up_windows(warm_up)
+        embeddings: list[F32 | None] = []
+        for view, windows in zip(stream.detector.views, made, strict=True):
+            if windows is None:
+                embeddings.append(None)
+            elif view.encoded:
+                assert stream.encoder is not None
+                embeddings.append(self._observer.timed_encode(stream.encoder, windows))
+            else:
+                embeddings.append(plain(windows))
+        stream.bank.prime(warm_up, embeddings, usable)
+
     def _flush(self, outcome: Outcome) -> None:
-        pending, self._pending = self._pending, []
-        for (stream, due, received_at), embeddings in zip(pending, self._embed(pending), strict=True):
-            self._decide(stream, due, embeddings, received_at, outcome)
-
-    def _embed(self, pending: list[tuple[Stream, DueDecision, float]]) -> list[list[F32 | None]]:
-        """Embed the windows of many decisions, with one call for each encoder."""
-        made: list[list[F32 | None]] = [[None] * len(due.windows) for _, due, _ in pending]
-        waiting: dict[int, list[tuple[int, int, F32]]] = {}
-        for row, (stream, due, _) in enumerate(pending):
-            for column, (view, windows) in enumerate(zip(stream.detector.views, due.windows, strict=True)):
-                if windows is None:
-                    continue
-                if view.encoded:
-                    waiting.setdefault(id(stream.encoder), []).append((row, column, windows))
-                else:
-                    made[row][column] = plain(windows)
-        for batch in waiting.values():
-            encoder = pending[batch[0][0]][0].encoder
-            assert encoder is not None
-            embedded = self._observer.timed_encode(encoder, np.concatenate([windows for _, _, windows in batch]))
-            start = 0
-            for row, column, windows in batch:
-                made[row][column] = embedded[start : start + len(windows)]
-                start += len(windows)
-        return made
-
-    def _decide(
-        self,
-        stream: Stream,
-        due: DueDecision,
-        embeddings: list[F32 | None],
-        received_at: float,
-        outcome: Outcome,
-    ) -> None:
-        detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
-        assessment = detector.step(due, embeddings, self._workspace)
-        if assessment is None:
+        """Make the decisions that are due, those of streams with equal settings at once; outcomes keep their order."""
+        if not self._pending:
             return
+        pending, self._pending, self._pending_lanes = self._pending, [], 0
+        dues: dict[int, list[Due]] = {}
+        streams: dict[int, Stream] = {}
+        for stream, due, _ in pending:
+            dues.setdefault(id(stream.bank), []).append(due)
+            streams[id(stream.bank)] = stream
+        batches = {key: streams[key].bank.batch(those) for key, those in dues.items()}
+        self._embed([(streams[key].encoder, batch) for key, batch in batches.items()])
+        steps = {key: streams[key].bank.step(batch) for key, batch in batches.items()}
+        for stream, due, received_at in pending:
+            self._decide(stream, due, next(steps[id(stream.bank)]), received_at, outcome)
+
+    def _embed(self, batches: list[tuple[Encoder | None, Batch]]) -> None:
+        """Embed the windows of all batches, with one call for each encoder."""
+        waiting: dict[int, list[tuple[Batch, int]]] = {}
+        encoders: dict[int, Encoder] = {}
+        for encoder, batch in batches:
+            for view, embedding in enumerate(batch.embeddings):
+                if embedding is None and encoder is not None:
+                    waiting.setdefault(id(encoder), []).append((batch, view))
+                    encoders[id(encoder)] = encoder
+        for key, wanted in waiting.items():
+            windows = np.concatenate([batch.windows[view] for batch, view in wanted])
+            embedded = self._observer.timed_encode(encoders[key], windows)
+            start = 0
+            for batch, view in wanted:
+                stop = start + len(batch.windows[view])
+                batch.embeddings[view] = embedded[start:stop]
+                start = stop
+
+    def _decide(self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome) -> None:
+        detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         stream.assessment = assessment
         stream.decisions += 1
         transition = None
@@ -284,19 +314,19 @@ class Pipeline:
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if transition is not None:
-            nearest = detector.nearest(embeddings, int(np.argmax(assessment.part_scores)), self._workspace)
-            self._publish(stream, transition, assessment, nearest, received_at, outcome)
+            nearest = stream.bank.nearest(due, int(np.argmax(assessment.part_scores)))
+            found = evidence(due, assessment, nearest)
+            self._publish(stream, transition, assessment, found, received_at, outcome)
 
     def _publish(
         self,
         stream: Stream,
         transition: AlertTransition,
         assessment: Assessment | None,
-        nearest: list[tuple[float, float]] | None,
+        found: dict[str, Any] | None,
         now: float,
         outcome: Outcome,
     ) -> None:
-        found = evidence(stream.detector, assessment, nearest or []) if assessment is not None else None
         settings = stream.settings.alert
         encoder = stream.encoder
         payload = encode(

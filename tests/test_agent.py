@@ -125,7 +125,9 @@ def alerts(peer, kind="anomaly"):
 def test_a_disturbance_is_raised_with_evidence_and_cleared(mosquitto, make_process, make_peer):
     peer = make_peer(mosquitto, "redshank/#")
     process = make_process(mosquitto).start().ready()
-    publish(peer, range(300))
+    publish(peer, range(100))
+    wait_until(lambda: peer.payloads("redshank/pi/pump/a/state"))
+    publish(peer, range(100, 300))
     publish(peer, range(300, 310), odd=True)
     publish(peer, range(310, 400))
     wait_until(lambda: len(alerts(peer)) == 2, 20)

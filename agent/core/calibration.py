@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.lanes import Lanes, grown
 from agent.core.types import F32, F64, I64
 
 CALIBRATION_SIZE: Final = 2500
@@ -20,117 +21,122 @@ MAX_SHAPE: Final = 0.5
 MIN_SCALE: Final = 0.02  # of log distance: a tail is never steeper than that
 TAIL_REACH: Final = 1000.0  # how far beyond the rarest past score a fitted tail is trusted
 
+_EXPONENTIAL: Final = 1e-6  # a shape below that is taken as zero
+_RANKED_ROWS: Final = 64  # rows compared at once with their past
+
 
 def beyond_support(rate_per_decision: float, scores: int = CALIBRATION_SIZE) -> bool:
     """Tell whether alarms this rare lie beyond what `scores` past scores and a fitted tail can support."""
     return rate_per_decision * scores * TAIL_REACH < 1.0
 
 
-def fit_tail(excesses: F64) -> tuple[float, float]:
-    """Return shape (in [0, 0.5]) and scale of a generalised Pareto distribution for `excesses` >= 0.
+def fit_tails(excesses: F64) -> tuple[F64, F64]:
+    """Return shape (in [0, 0.5]) and scale of a generalised Pareto distribution for each row of `excesses` >= 0.
 
-    Probability-weighted moments, Hosking and Wallis (1987), equations 3.2 with plotting positions (i - 0.35) / n.
-    Below shape 0 the tail would end, and nothing beyond it could be told apart: clamped to the exponential.
+    `excesses` float64 [rows, n], each row ascending. Probability-weighted moments, Hosking and Wallis (1987),
+    equations 3.2 with plotting positions (i - 0.35) / n. Below shape 0 the tail would end, and nothing beyond it
+    could be told apart: clamped to the exponential. A row without any excess has shape 0 and the least scale.
     """
-    ordered = np.sort(excesses)
-    n = len(ordered)
-    a0 = float(ordered.mean())
-    if a0 <= 0.0:
-        return 0.0, MIN_SCALE
+    n = excesses.shape[1]
+    a0 = excesses.mean(axis=1)
     positions = (np.arange(1, n + 1) - 0.35) / n
-    a1 = float(((1.0 - positions) * ordered).mean())
+    a1 = ((1.0 - positions) * excesses).mean(axis=1)
     denominator = a0 - 2.0 * a1
-    shape = 2.0 - a0 / denominator if denominator > 0.0 else MAX_SHAPE
-    shape = min(max(shape, 0.0), MAX_SHAPE)
-    return shape, max(a0 * (1.0 - shape), MIN_SCALE)
+    bent = denominator > 0.0
+    shape = np.where(bent, 2.0 - a0 / np.where(bent, denominator, 1.0), MAX_SHAPE)
+    shape = np.where(a0 > 0.0, np.clip(shape, 0.0, MAX_SHAPE), 0.0)
+    return shape, np.maximum(a0 * (1.0 - shape), MIN_SCALE)
 
 
 class Calibration:
-    """The last raw scores of each part of one view, and the tail fitted to them.
+    """The last raw scores of each row (a lane's view), and the tail fitted to them."""
 
-    Rings are float32 [parts, CALIBRATION_SIZE] with -inf where empty.
-    """
+    _STATE: Final = ("scores", "count", "head", "since_fit", "threshold", "shape", "scale")
 
-    def __init__(self, parts: int, size: int = CALIBRATION_SIZE) -> None:
+    def __init__(self, size: int = CALIBRATION_SIZE) -> None:
         self.size = size
-        self._scores: F32 = np.full((parts, size), -np.inf, np.float32)
-        self._count: I64 = np.zeros(parts, np.int64)
-        self._head: I64 = np.zeros(parts, np.int64)
-        self._since_fit: I64 = np.full(parts, REFIT_EVERY, np.int64)
-        self._threshold: F64 = np.full(parts, np.inf)
-        self._shape: F64 = np.zeros(parts)
-        self._scale: F64 = np.ones(parts)
+        self.scores: F32 = np.empty((0, size), np.float32)  # -inf where empty
+        self.count: I64 = np.zeros(0, np.int64)
+        self.head: I64 = np.zeros(0, np.int64)
+        self.since_fit: I64 = np.zeros(0, np.int64)
+        self.threshold: F64 = np.zeros(0)
+        self.shape: F64 = np.zeros(0)
+        self.scale: F64 = np.zeros(0)
 
-    @property
-    def count(self) -> I64:
-        """Return the number of past scores of each part, int64 [parts]."""
-        return self._count
+    def make_room(self, first: int, last: int) -> None:
+        """Begin rows `first` to `last`, without a past."""
+        empty = (-np.inf, 0, 0, REFIT_EVERY, np.inf, 0.0, 1.0)
+        for name, value in zip(self._STATE, empty, strict=True):
+            array = grown(getattr(self, name), last)
+            array[first:last] = value
+            setattr(self, name, array)
 
-    def p_values(self, raw_scores: F32) -> F64:
-        """Return the share of past scores at least as high, float64 [parts]; NaN before MIN_SCORES or for NaN."""
-        for part in np.flatnonzero((self._since_fit >= REFIT_EVERY) & (self._count >= MIN_SCORES)):
-            self._fit(int(part))
-        filled = max(1, int(self._count.max(initial=0)))
-        at_least = np.count_nonzero(self._scores[:, :filled] >= raw_scores[:, None], axis=1)
-        p = (at_least + 1.0) / (self._count + 1.0)
-        above = raw_scores > self._threshold
+    def p_values(self, rows: Lanes, raw_scores: F32) -> F64:
+        """Return the share of past scores at least as high, float64 [rows]; NaN before MIN_SCORES or for NaN."""
+        index = rows.index
+        count = self.count[index]
+        enough = count >= MIN_SCORES
+        stale = enough & (self.since_fit[index] >= REFIT_EVERY)
+        if stale.any():
+            self._fit(index[stale])
+        filled = max(1, int(count.max(initial=0)))
+        at_least = np.empty(len(index), np.int64)
+        for row, block in rows.blocks(_RANKED_ROWS):
+            part = slice(row, row + block.stop - block.start)
+            at_least[part] = np.count_nonzero(self.scores[block, :filled] >= raw_scores[part, None], axis=1)
+        p = (at_least + 1.0) / (count + 1.0)
+        threshold = self.threshold[index]
+        above = raw_scores > threshold
         if above.any():
-            excess = (raw_scores[above] - self._threshold[above]) / self._scale[above]
-            shape = self._shape[above]
-            safe = np.where(shape > 1e-6, shape, 1.0)  # noqa: PLR2004  below that the power is an exponential
+            tail = index[above]
+            excess = (raw_scores[above] - threshold[above]) / self.scale[tail]
+            shape = self.shape[tail]
+            heavy_tailed = shape > _EXPONENTIAL
+            safe = np.where(heavy_tailed, shape, 1.0)
             heavy = np.power(1.0 + safe * excess, -1.0 / safe)
-            p[above] = TAIL_SHARE * np.where(shape > 1e-6, heavy, np.exp(-excess))  # noqa: PLR2004  the same
-        p = np.maximum(p, 1e-300)
-        p[(self._count < MIN_SCORES) | np.isnan(raw_scores)] = np.nan
+            p[above] = TAIL_SHARE * np.where(heavy_tailed, heavy, np.exp(-excess))
+        np.maximum(p, 1e-300, out=p)
+        p[~enough | np.isnan(raw_scores)] = np.nan
         return p
 
-    def add(self, raw_scores: F32) -> None:
-        """Remember one score per part; NaN is left out."""
-        parts = np.flatnonzero(~np.isnan(raw_scores))
-        head = self._head[parts]
-        self._scores[parts, head] = raw_scores[parts]
-        self._head[parts] = (head + 1) % self.size
-        self._count[parts] = np.minimum(self._count[parts] + 1, self.size)
-        self._since_fit[parts] += 1
+    def add(self, rows: I64, raw_scores: F32) -> None:
+        """Remember one score for each of the rows."""
+        head = self.head[rows]
+        self.scores[rows, head] = raw_scores
+        self.head[rows] = (head + 1) % self.size
+        self.count[rows] = np.minimum(self.count[rows] + 1, self.size)
+        self.since_fit[rows] += 1
 
-    def fill(self, part: int, raw_scores: F32) -> None:
-        """Replace a part's past by these scores, oldest first: the calibration of a warm-up."""
+    def fill(self, row: int, raw_scores: F32) -> None:
+        """Replace a row's past by these scores, oldest first: the calibration of a warm-up."""
         kept = raw_scores[-self.size :]
-        self._scores[part] = -np.inf
-        self._scores[part, : len(kept)] = kept
-        self._count[part] = len(kept)
-        self._head[part] = len(kept) % self.size
-        self._since_fit[part] = REFIT_EVERY
+        self.scores[row] = -np.inf
+        self.scores[row, : len(kept)] = kept
+        self.count[row] = len(kept)
+        self.head[row] = len(kept) % self.size
+        self.since_fit[row] = REFIT_EVERY
 
-    def _fit(self, part: int) -> None:
-        scores = self._scores[part, : self._count[part]].astype(np.float64)
-        above = max(2, round(TAIL_SHARE * len(scores)))
-        ordered = np.partition(scores, len(scores) - above - 1)
-        threshold = float(ordered[len(scores) - above - 1])
-        self._shape[part], self._scale[part] = fit_tail(ordered[len(scores) - above :] - threshold)
-        self._threshold[part] = threshold
-        self._since_fit[part] = 0
+    def _fit(self, rows: I64) -> None:
+        """Fit the tails of rows anew, those with equally many scores at once."""
+        counts = self.count[rows]
+        for count in np.unique(counts):
+            here = rows[counts == count]
+            ordered = np.sort(self.scores[here, :count], axis=1).astype(np.float64)
+            above = max(2, round(TAIL_SHARE * int(count)))
+            threshold = ordered[:, count - above - 1]
+            self.shape[here], self.scale[here] = fit_tails(ordered[:, count - above :] - threshold[:, None])
+            self.threshold[here] = threshold
+        self.since_fit[rows] = 0
 
-    def grow(self, parts: int) -> None:
-        """Make room for parts that were met while learning."""
-        fresh = Calibration(parts - len(self._count), self.size)
-        for name in ("_scores", "_count", "_head", "_since_fit", "_threshold", "_shape", "_scale"):
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(fresh, name)]))
+    def snapshot(self, first: int, last: int) -> dict[str, Any]:
+        """Return the scores and the fitted tails of rows `first` to `last`."""
+        state = {name: getattr(self, name)[first:last].copy() for name in self._STATE}
+        state["scores"] = state["scores"][:, : int(state["count"].max(initial=0))]
+        return state
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the rings and the fitted tails."""
-        return {
-            "scores": self._scores.copy(),
-            "count": self._count.copy(),
-            "head": self._head.copy(),
-            "since_fit": self._since_fit.copy(),
-            "threshold": self._threshold.copy(),
-            "shape": self._shape.copy(),
-            "scale": self._scale.copy(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up rings and tails."""
-        for name, array in state.items():
-            setattr(self, f"_{name}", array.copy())
-        self.size = self._scores.shape[1]
+    def restore(self, first: int, state: dict[str, Any]) -> None:
+        """Take them up again."""
+        rows = len(state["count"])
+        for name in self._STATE[1:]:
+            getattr(self, name)[first : first + rows] = state[name]
+        self.scores[first : first + rows, : state["scores"].shape[1]] = state["scores"]

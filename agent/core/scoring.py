@@ -13,6 +13,7 @@ import numpy as np
 
 from agent.core.types import F32, Settings
 
+_GROUP: Final = 32
 _NOTHING: Final = 1e-3  # added to a distance before its logarithm: identical windows have one
 
 
@@ -30,15 +31,33 @@ class ScoreSettings(Settings, frozen=True):
     neighbours: int = 5
 
 
-def nearest_distance(squared: F32, neighbours: int) -> F32:
-    """Return the mean of the `neighbours` smallest distances of each row, float32 [parts].
+def smallest(values: F32, count: int) -> F32:
+    """Return the `count` smallest of each row, in no order, float32 [rows, count].
 
-    `squared` float32 [parts, references] holds squared distances, inf where there is no reference.
+    The smallest values lie in those groups whose least value is smallest: only these are searched, which takes half
+    the time of searching all.
+    """
+    rows, columns = values.shape
+    groups = columns // _GROUP
+    if groups <= 2 * count:
+        return np.partition(values, count - 1, axis=1)[:, :count]
+    grouped = values[:, : groups * _GROUP].reshape(rows, _GROUP, groups)
+    best = np.argpartition(grouped.min(axis=1), count - 1, axis=1)[:, :count]
+    found = np.take_along_axis(grouped, best[:, None, :], axis=2).reshape(rows, -1)
+    if groups * _GROUP < columns:
+        found = np.concatenate([found, values[:, groups * _GROUP :]], axis=1)
+    found.partition(count - 1, axis=1)
+    return found[:, :count]
+
+
+def nearest_distance(squared: F32, neighbours: int) -> F32:
+    """Return the mean of the `neighbours` smallest distances of each row, float32 [rows].
+
+    `squared` float32 [rows, references] holds squared distances, inf where there is no reference.
     This is the average k-nearest-neighbour distance of Angiulli and Pizzuti (2002).
     """
-    k = min(neighbours, squared.shape[1])
-    smallest = np.partition(squared, k - 1, axis=1)[:, :k]
-    return np.asarray(np.sqrt(smallest).mean(axis=1), np.float32)
+    nearest = np.sort(smallest(squared, min(neighbours, squared.shape[1])), axis=1)
+    return np.asarray(np.sqrt(nearest).mean(axis=1), np.float32)
 
 
 def distance_score(squared: F32, neighbours: int, bandwidth: F32) -> F32:  # noqa: ARG001  one interface for all methods

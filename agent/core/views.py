@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from agent.core.preprocess import CLIP, POOLS, pooled
+from agent.core.preprocess import CLIP, POOLS, features
 
 if TYPE_CHECKING:
-    from agent.core.preprocess import RobustScale
     from agent.core.types import F32
 
 VALUES_LENGTH: Final = 32
@@ -50,11 +49,18 @@ def views_for(length: int, dim: int, step: float, offset: int) -> tuple[View, ..
     )
 
 
-def window(view: View, rows: F32, scale: RobustScale) -> F32:
-    """Return the scaled window of a view that ends with the last row, float32 [channels, length, 2]."""
-    return scale.features(pooled(rows[len(rows) - view.span :], POOLS[view.pool_index]), view.pool_index)
+def windows(views: tuple[View, ...], lanes: F32, table: F32) -> list[F32]:
+    """Return each view's scaled windows that end with the last point, float32 [lanes, length, 2].
+
+    `lanes` float32 [lanes, points] must hold as many points as the longest view spans; `table` is the scale's.
+    """
+    made = {}
+    for index in {view.pool_index for view in views}:
+        longest = max(view.length for view in views if view.pool_index == index)
+        made[index] = features(lanes, index, longest, table)
+    return [made[view.pool_index][:, -view.length :] for view in views]
 
 
-def plain(windows: F32) -> F32:
+def plain(made: F32) -> F32:
     """Return windows as embeddings, without a network: float32 [n, length x 2]."""
-    return np.ascontiguousarray(windows).reshape(len(windows), -1)
+    return np.ascontiguousarray(made).reshape(len(made), made.shape[1] * made.shape[2])

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.types import F32, Duration, Sample, Settings
+from agent.core.types import F32, F64, Duration, Sample, Settings
 
 MEASURED_SAMPLES: Final = 32  # readings from which an unset period is measured
 RING_ROWS: Final = 4000
+_FRESH_ROWS: Final = 128
 _SLACK_ROWS: Final = 1000  # the ring is linear: rows move to the front once every so many
 LATE_RUN: Final = 10  # so many rising late readings in a row mean that the sender's clock was set back
 
@@ -52,52 +53,73 @@ class Grid:
         self.last_at = -np.inf
         self.total_rows = 0
         self.break_row = 0  # total_rows at the last gap
-        self.base = np.full(len(channels), np.nan)
         self.ignored_channels = 0
+        self._base: F64 = np.full(len(channels), np.nan)
         self._measured: list[Sample] = []
         self._ring_rows = ring_rows
         self._rows = np.full((ring_rows + _SLACK_ROWS, len(channels)), np.nan, np.float32)
         self._end = 0
+        self._fresh: list[list[float]] = []  # rows that are not in the ring yet: numpy is asked once for many
         self._last: list[float] = [np.nan] * len(channels)  # per channel, the last value itself
         self._missed: list[int] = [0] * len(channels)  # grid steps since it came
-        self._last_missing = np.zeros(len(channels), np.int64)  # total_rows behind the last NaN row
+        self._last_missing: list[int] = [0] * len(channels)  # total_rows behind the last NaN row
         self._late_at: list[float] = []
 
     @property
     def stored_rows(self) -> int:
         """Return how many rows of the past are at hand."""
-        return min(self._end, self._ring_rows)
+        return min(self._end + len(self._fresh), self._ring_rows)
 
     @property
-    def run(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return for each channel how many rows it has come without a gap, int64 [channels]."""
-        return np.minimum(self.total_rows - np.maximum(self._last_missing, self.break_row), self.stored_rows)
+    def base(self) -> F64:
+        """Return each channel's first value, float64 [channels], NaN where none has come."""
+        self._settle()
+        return self._base
+
+    @property
+    def run(self) -> list[int]:
+        """Return for each channel how many rows it has come without a gap."""
+        total, broken, stored = self.total_rows, self.break_row, self.stored_rows
+        return [min(total - max(missing, broken), stored) for missing in self._last_missing]
 
     def rows(self, count: int) -> F32:
         """Return the last `count` rows, oldest first: a view, float32 [count, channels], relative to `base`."""
-        return self._rows[max(0, self._end - count) : self._end]
+        self._settle()
+        return self._rows[max(0, self._end - min(count, self._ring_rows)) : self._end]
 
     def push(self, sample: Sample, *, learning: bool) -> Arrival:
         """Put one sample on the grid. While learning without configured channels, new channels are added."""
-        outcome = self._order(sample.at)
-        if outcome is not Arrival.ACCEPTED:
-            return outcome
+        at = sample.at
+        if at <= self.last_at or self._late_at:
+            outcome = self._order(at)
+            if outcome is not Arrival.ACCEPTED:
+                return outcome
+        given = sample.values
         if not self.fixed:
-            self._meet_channels(sample, learning=learning)
-        values = [sample.values.get(name, np.nan) for name in self.channels]
-        if not any(value == value for value in values):  # noqa: PLR0124  NaN is the only value unlike itself
+            self._meet_channels(given, learning=learning)
+        values = [given.get(name, np.nan) for name in self.channels]
+        complete = len(given) >= len(values) and not any(value != value for value in values)  # noqa: PLR0124  NaN is the only value unlike itself
+        if not complete and not any(value == value for value in values):  # noqa: PLR0124  the same
             return Arrival.NO_CHANNEL
         if self.period_s is None:
             self._measured.append(sample)
-            self.last_at = sample.at
+            self.last_at = at
             if len(self._measured) < MEASURED_SAMPLES:
                 return Arrival.MEASURING
             return self._measure(learning=learning)
-        steps = round((sample.at - self.last_at) / self.period_s) if self.total_rows else 1
+        steps = round((at - self.last_at) / self.period_s) if self.total_rows else 1
         if steps < 1:
             return Arrival.SURPLUS
-        self._append(values, steps)
-        self.last_at = sample.at
+        if steps > 1:
+            self._skip(steps - 1)
+        if complete:
+            self._last = values
+            if any(self._missed):
+                self._missed = [0] * len(values)
+            self._keep(values)
+        else:
+            self._carry(values)
+        self.last_at = at
         return Arrival.ACCEPTED
 
     def _order(self, at: float) -> Arrival:
@@ -115,20 +137,21 @@ class Grid:
         self.last_at = at - 1e9
         return Arrival.ACCEPTED
 
-    def _meet_channels(self, sample: Sample, *, learning: bool) -> None:
-        new = [name for name in sample.values if name not in self.channels]
+    def _meet_channels(self, given: dict[str, float], *, learning: bool) -> None:
+        new = [name for name in given if name not in self.channels]
         if not new:
             return
         if not learning:
             self.ignored_channels = max(self.ignored_channels, len(new))
             return
+        self._settle()
         self.channels += new
         more = len(new)
         self._rows = np.concatenate([self._rows, np.full((len(self._rows), more), np.nan, np.float32)], axis=1)
-        self.base = np.append(self.base, np.full(more, np.nan))
-        self._last += [np.nan] * more
+        self._base = np.append(self._base, np.full(more, np.nan))
+        self._last = [*self._last, *[np.nan] * more]
         self._missed += [0] * more
-        self._last_missing = np.append(self._last_missing, np.full(more, self.total_rows))
+        self._last_missing += [self.total_rows] * more
 
     def _measure(self, *, learning: bool) -> Arrival:
         waiting, self._measured = self._measured, []
@@ -138,44 +161,60 @@ class Grid:
             self.push(sample, learning=learning)
         return Arrival.ACCEPTED
 
-    def _append(self, values: list[float], steps: int) -> None:
+    def _skip(self, steps: int) -> None:
+        """Go over grid steps at which nothing came: carried forward, or a gap if there are too many."""
+        channels = len(self.channels)
         limit = self.settings.carry_limit
-        if steps - 1 > limit:
+        if steps > limit:
             self.break_row = self.total_rows
-            self._missed = [limit] * len(values)
-            self._last = [np.nan] * len(values)
-            steps = 1
-        for _ in range(steps - 1):
-            self._write([np.nan] * len(values))
-        self._write(values)
+            self._missed = [limit] * channels
+            self._last = [np.nan] * channels
+            return
+        for _ in range(steps):
+            self._carry([np.nan] * channels)
 
-    def _write(self, values: list[float]) -> None:
+    def _carry(self, values: list[float]) -> None:
         """Write one row; a NaN becomes the value before it, at most `carry_limit` times."""
-        row = values
+        last = list(self._last)
+        missing = []
         for index, value in enumerate(values):
             if value == value:  # noqa: PLR0124  NaN is the only value unlike itself
-                self._last[index] = value
+                last[index] = value
                 self._missed[index] = 0
                 continue
             self._missed[index] += 1
             if self._missed[index] > self.settings.carry_limit:
-                self._last[index] = np.nan
-            if row is values:
-                row = list(values)
-            row[index] = self._last[index]
-        if self._end == len(self._rows):
-            self._rows[: self._ring_rows] = self._rows[self._end - self._ring_rows :]
-            self._end = self._ring_rows
-        relative = np.array(row)
-        fresh = np.isnan(self.base)
-        if fresh.any():
-            self.base[fresh] = relative[fresh]
-        relative -= self.base
-        self._rows[self._end] = relative
-        self._end += 1
+                last[index] = np.nan
+            if last[index] != last[index]:
+                missing.append(index)
+        self._last = last
+        self._keep(last)
+        for index in missing:
+            self._last_missing[index] = self.total_rows
+
+    def _keep(self, row: list[float]) -> None:
+        self._fresh.append(row)
         self.total_rows += 1
-        if row is not values or fresh.any():
-            self._last_missing[np.isnan(relative)] = self.total_rows
+        if len(self._fresh) >= _FRESH_ROWS:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Move the fresh rows into the ring."""
+        if not self._fresh:
+            return
+        block = np.array(self._fresh).reshape(len(self._fresh), len(self.channels))
+        self._fresh.clear()
+        unknown = np.isnan(self._base)
+        if unknown.any():
+            known = ~np.isnan(block)
+            first = block[known.argmax(axis=0), np.arange(len(self.channels))]
+            self._base = np.where(unknown, first, self._base)
+        block -= self._base
+        if self._end + len(block) > len(self._rows):
+            self._rows[: self._ring_rows] = self._rows[self._end - self._ring_rows : self._end]
+            self._end = self._ring_rows
+        self._rows[self._end : self._end + len(block)] = block
+        self._end += len(block)
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything needed to go on as if never stopped."""
@@ -185,11 +224,11 @@ class Grid:
             "last_at": float(self.last_at),
             "total_rows": self.total_rows,
             "break_row": self.break_row,
-            "base": self.base.copy(),
             "rows": self.rows(self._ring_rows).copy(),
+            "base": self.base.copy(),
             "last": list(self._last),
             "missed": list(self._missed),
-            "last_missing": self._last_missing.copy(),
+            "last_missing": list(self._last_missing),
             "late_at": list(self._late_at),
             "measured": [[sample.at, sample.values] for sample in self._measured],
         }
@@ -201,13 +240,14 @@ class Grid:
         self.last_at = state["last_at"]
         self.total_rows = state["total_rows"]
         self.break_row = state["break_row"]
-        self.base = state["base"].copy()
+        self._base = state["base"].copy()
+        self._fresh = []
         rows = state["rows"][-self._ring_rows :]
         self._rows = np.full((self._ring_rows + _SLACK_ROWS, len(self.channels)), np.nan, np.float32)
         self._rows[: len(rows)] = rows
         self._end = len(rows)
         self._last = list(state["last"])
         self._missed = list(state["missed"])
-        self._last_missing = state["last_missing"].copy()
+        self._last_missing = list(state["last_missing"])
         self._late_at = list(state["late_at"])
         self._measured = [Sample(at, dict(values)) for at, values in state["measured"]]

@@ -137,7 +137,7 @@ def features(scale: RobustScale, cuts: F32) -> F32:
 
     In single precision numpy's arcsinh differs by the last digit from processor to processor, and so would bundles.
     """
-    (value, difference), (spread, spread_of_difference) = scale.centre[0, :, 0], scale.spread[0, :, 0]
+    (value, spread), (difference, spread_of_difference) = scale.table[0, 0].astype(np.float64)
     precise = cuts.astype(np.float64)
     scaled = np.stack([(precise[:, 1:] - value) / spread, (np.diff(precise) - difference) / spread_of_difference], 2)
     return np.clip(np.arcsinh(scaled), -CLIP, CLIP).astype(np.float32)

@@ -1,10 +1,11 @@
-"""Drives a detector without a network over generated samples."""
+"""Drives detectors without a network over generated samples."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from agent.core.detector import DetectorSettings, StreamDetector
+from agent.core.bank import DetectorBank
+from agent.core.detector import DetectorSettings, WarmUp
 from agent.core.reference import ReferenceSettings, Workspace
 from agent.core.types import Sample
 from agent.core.views import plain, views_for
@@ -12,25 +13,55 @@ from agent.core.views import plain, views_for
 SMALL = ReferenceSettings(size=200, warm_up=150)
 
 
-def make(channels=("a", "b"), *, encoded=False, **settings):
-    """Return a detector; `encoded` adds the encoder's views, with the identity for a network."""
-    settings.setdefault("reference", SMALL)
-    return StreamDetector(
-        DetectorSettings(**settings), views_for(64, 128, 8 / 127, 0) if encoded else views_for(0, 0, 1.0, 0), channels
-    )
+class Lone:
+    """A stream alone in its bank; `encoded` adds the encoder's views, with the identity for a network."""
+
+    def __init__(self, channels=("a", "b"), *, bank=None, encoded=False, **settings):
+        settings.setdefault("reference", SMALL)
+        views = views_for(64, 128, 8 / 127, 0) if encoded else views_for(0, 0, 1.0, 0)
+        self.bank = bank or DetectorBank(DetectorSettings(**settings), views, Workspace())
+        self.detector = self.bank.detector(channels)
+
+    def __getattr__(self, name):
+        return getattr(self.detector, name)
+
+    def push(self, sample):
+        """Push, finish a warm-up, and return the decision that is due, if any."""
+        _, due = self.detector.push(sample)
+        if isinstance(due, WarmUp):
+            made, usable = self.bank.warm_up_windows(due)
+            self.bank.prime(due, [None if one is None else plain(one) for one in made], usable)
+            return None
+        return due
+
+    @property
+    def reference_size(self):
+        return self.bank.reference_size(self.detector)
+
+    def snapshot(self):
+        return self.bank.snapshot(self.detector)
+
+    def restore(self, state):
+        self.bank.restore(self.detector, state)
 
 
-def feed(detector, samples, workspace=None):
+make = Lone
+
+
+def decide(bank, dues):
+    """Return the assessments of decisions that are due."""
+    batch = bank.batch(dues)
+    batch.embeddings = [plain(one) for one in batch.windows]
+    return list(bank.step(batch))
+
+
+def feed(stream, samples):
     """Return the assessments that the samples led to."""
-    workspace = workspace or Workspace()
     found = []
     for sample in samples:
-        _, due = detector.push(sample)
+        due = stream.push(sample)
         if due is not None:
-            embeddings = [None if w is None else plain(w) for w in due.windows]
-            assessment = detector.step(due, embeddings, workspace)
-            if assessment is not None:
-                found.append(assessment)
+            found += decide(stream.bank, [due])
     return found
 
 

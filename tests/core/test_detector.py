@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.core.alerting import AlertSettings, Direction
+from agent.core.bank import combined
 from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
-from agent.core.detector import combined
-from agent.core.reference import ReferenceSettings, Workspace
+from agent.core.reference import ReferenceSettings
 from agent.core.scoring import ScoreMethod, ScoreSettings
 from agent.core.types import Budget, Mode, Sample, StreamPhase
-from agent.core.views import plain
 from agent.core.windowing import GridSettings
-from tests.core.streams import changed, feed, make, normal
+from tests.core.streams import changed, decide, feed, make, normal
 
 OFTEN = AlertSettings(false_alarms=Budget(count=1, per_decisions=1000))
 
@@ -135,19 +136,52 @@ def test_resuming_after_any_prefix_equals_never_having_stopped(cut, encoded):
 def test_evidence_tells_value_and_expected_range():
     detector = make(("a",))
     feed(detector, normal(400, ("a",)))
-    value, low, high = detector.expected()
+    due = detector.push(normal(1, ("a",), start=400)[0])
+    value, low, high = detector.expected(due)
     assert low[0] < value[0] < high[0]
     assert -3 < low[0] < high[0] < 3
+    for sample in changed(normal(30, ("a",), start=401), "a", lambda v: v + 50):
+        detector.push(sample)
+    assert detector.expected(due)[0] == value
 
 
 def test_the_nearest_references_are_named_for_the_evidence():
-    detector, workspace = make(("a",)), Workspace()
-    feed(detector, normal(300, ("a",)), workspace)
-    _, due = detector.push(normal(1, ("a",), start=300)[0])
-    found = detector.nearest([plain(due.windows[0])], 0, workspace)
+    detector = make()
+    feed(detector, normal(300))
+    due = detector.push(normal(1, start=300)[0])
+    found = detector.bank.nearest(due, 1)
     assert len(found) == 3
     assert [d for _, d in found] == sorted(d for _, d in found)
-    assert detector.nearest([None], 0, workspace) == []
+    young = detector.push(Sample(301.0, {"a": 1.0}))
+    for i in range(10):
+        young = detector.push(Sample(302.0 + i, {"a": 1.0})) or young
+    assert detector.bank.nearest(young, 1) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
+@settings(max_examples=15, deadline=None)
+def test_decisions_are_the_same_however_they_are_batched(order, size):
+    def run(size):
+        first = make(("a",), encoded=True)
+        names = [("a",), ("a", "b"), ("a", "b", "c"), ("a", "b")]
+        streams = [make(names[i], bank=first.bank) for i in range(4)]
+        for i, stream in enumerate(streams):
+            feed(stream, normal(300, names[i], seed=i))
+        found, waiting, sent = [], [], [300] * 4
+        for i in order:
+            due = streams[i].push(normal(1, names[i], seed=100 + sent[i], start=sent[i])[0])
+            sent[i] += 1
+            waiting.append(due)
+            if len(waiting) >= size:
+                found += decide(first.bank, waiting)
+                waiting = []
+        return found + (decide(first.bank, waiting) if waiting else [])
+
+    alone, together = run(1), run(size)
+    assert [a.score for a in alone] == [a.score for a in together]
+    assert all(
+        np.array_equal(a.view_scores, b.view_scores, equal_nan=True) for a, b in zip(alone, together, strict=True)
+    )
 
 
 def test_a_channel_with_too_few_windows_in_the_warm_up_learns_afterwards():
@@ -168,9 +202,8 @@ def test_a_measured_period_sets_the_budgets_rate():
 
 
 def test_channels_combine_as_the_harmonic_mean_of_their_p_values():
-    assert combined(np.zeros(0, np.float32)) == 0.0
-    assert combined(np.full(4, 3.0, np.float32)) == pytest.approx(3.0)
-    assert combined(np.array([6, 0, 0, 0], np.float32)) == pytest.approx(6 - np.log10(4), abs=1e-4)
+    parts = np.array([3, 3, 3, 3, 6, 0, 0, 0, 2], np.float32)
+    assert combined(parts, [0, 4, 8, 9]) == pytest.approx([3.0, 6 - np.log10(4), 2.0], abs=1e-4)
 
 
 def test_the_threshold_rises_with_alerts_and_sinks_with_quiet_within_bounds():

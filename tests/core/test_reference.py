@@ -2,77 +2,114 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.core.lanes import Lanes, grown
 from agent.core.reference import AdmissionPolicy, ReferenceWindow, Workspace
-from agent.core.scoring import SCORERS, ScoreMethod, nearest_distance
+from agent.core.scoring import SCORERS, ScoreMethod, nearest_distance, smallest
 from agent.core.types import Mode
 from tests import oracles
 
 
-def filled(rng, parts=2, size=20, dim=8, entries=30, guard=0):
-    window = ReferenceWindow(parts, size, dim, step=0.1, offset=3, guard=guard)
+def window_of(lanes, size, dim, *, step=1.0, offset=0):
+    made = ReferenceWindow(size, dim, step=step, offset=offset)
+    made.make_room(0, lanes)
+    return made
+
+
+def filled(rng, lanes=2, size=20, dim=8, entries=30):
+    window = window_of(lanes, size, dim, step=0.1, offset=3)
     kept = []
     for i in range(entries):
-        entry = rng.integers(-100, 100, (parts, dim)).astype(np.int8)
-        admitted = rng.random(parts) < 0.8
-        window.admit(entry, admitted, float(i))
+        entry = rng.integers(-100, 100, (lanes, dim)).astype(np.int8)
+        admitted = rng.random(lanes) < 0.8
+        index = np.flatnonzero(admitted)
+        window.insert(entry[index], index, np.full(len(index), float(i)))
         kept.append((entry, admitted))
     return window, kept
 
 
-@given(st.integers(0, 10_000), st.integers(1, 7))
-def test_distances_agree_with_the_slow_oracle(seed, k):
+@given(st.integers(0, 10_000), st.integers(1, 7), st.sampled_from([20, 400]))
+@settings(deadline=None)
+def test_distances_agree_with_the_slow_oracle(seed, k, size):
     rng = np.random.default_rng(seed)
-    window, kept = filled(rng)
+    window, kept = filled(rng, size=size, entries=size + 10)
     query = rng.integers(-100, 100, (2, 8)).astype(np.int8)
-    found = nearest_distance(window.squared_distances(query, Workspace()), k)
-    for part in range(2):
-        held = np.array([entry[part] for entry, admitted in kept if admitted[part]])[-20:]
-        expected = oracles.mean_nearest(oracles.squared_distances(held, query[part], 0.1), k)
-        assert found[part] == pytest.approx(expected, rel=1e-4)
+    lanes = Lanes.of((0, 1), (1, 2))
+    found = nearest_distance(window.squared_distances(query, lanes, Workspace()), k)
+    for lane in range(2):
+        held = np.array([entry[lane] for entry, admitted in kept if admitted[lane]])[-size:]
+        expected = oracles.mean_nearest(oracles.squared_distances(held, query[lane], 0.1), k)
+        assert found[lane] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_guard_keeps_the_newest_out():
-    window = ReferenceWindow(1, 10, 2, step=1.0, offset=0, guard=3)
-    for i in range(5):
-        window.admit(np.full((1, 2), i, np.int8), np.ones(1, np.bool_), float(i))
-    assert window.count.tolist() == [2]
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 1100))
+def test_the_smallest_are_those_of_a_sort(seed, count, columns):
+    values = np.random.default_rng(seed).integers(0, 50, (3, columns)).astype(np.float32)
+    count = min(count, columns)
+    assert np.array_equal(np.sort(smallest(values, count)), np.sort(values)[:, :count])
+
+
+def test_lanes_are_walked_in_blocks_that_lie_side_by_side():
+    lanes = Lanes.of((4, 9), (0, 1))
+    assert lanes.index.tolist() == [4, 5, 6, 7, 8, 0]
+    assert [(row, part.start, part.stop) for row, part in lanes.blocks(3)] == [(0, 4, 7), (3, 7, 9), (5, 0, 1)]
+    assert lanes.times(2).spans == [(8, 18), (0, 2)]
+    assert lanes.times(2).index.tolist()[:4] == [8, 9, 10, 11]
+    assert len(lanes) == 6
+
+
+def test_room_is_doubled_only_when_it_is_needed():
+    first = np.arange(4)
+    assert grown(first, 3) is first
+    assert len(grown(first, 5)) == 8
+    assert len(grown(first, 20)) == 20
+    assert grown(first, 5)[:4].tolist() == [0, 1, 2, 3]
 
 
 def test_quantizing_is_exact_for_the_networks_own_output():
-    window = ReferenceWindow(1, 10, 4, step=0.013, offset=-5, guard=0)
+    window = window_of(1, 10, 4, step=0.013, offset=-5)
     levels = np.array([[-128, -5, 0, 127]])
     assert window.quantize(((levels + 5) * 0.013).astype(np.float32)).tolist() == levels.tolist()
 
 
 def test_the_nearest_come_with_their_times():
-    window = ReferenceWindow(1, 10, 1, step=1.0, offset=0, guard=0)
+    window = window_of(2, 10, 1)
     for i in (10, 20, 30):
-        window.admit(np.full((1, 1), i, np.int8), np.ones(1, np.bool_), 1000.0 + i)
-    assert window.nearest(np.full((1, 1), 21, np.int8), 0, 5, Workspace()) == [
-        (1020.0, 1.0),
-        (1030.0, 9.0),
-        (1010.0, 11.0),
-    ]
+        window.insert(np.full((1, 1), i, np.int8), np.array([1]), np.array([1000.0 + i]))
+    assert window.nearest(np.full(1, 21, np.int8), 1, 5, Workspace()) == [(1020.0, 1.0), (1030.0, 9.0), (1010.0, 11.0)]
+    assert window.nearest(np.full(1, 21, np.int8), 0, 5, Workspace()) == []
 
 
-def test_a_snapshot_resumes_and_other_parts_can_join():
+def test_a_snapshot_resumes_in_other_lanes_and_further_lanes_are_empty():
     rng = np.random.default_rng(1)
-    window, _ = filled(rng, guard=2)
-    again = ReferenceWindow(2, 20, 8, step=0.1, offset=3, guard=2)
-    again.restore(window.snapshot())
+    window, _ = filled(rng)
+    again = window_of(3, 20, 8, step=0.1, offset=3)
+    again.make_room(3, 6)
+    again.restore(3, window.snapshot(0, 2))
     query = rng.integers(-100, 100, (2, 8)).astype(np.int8)
-    assert np.array_equal(window.squared_distances(query, Workspace()), again.squared_distances(query, Workspace()))
-    again.grow(3)
+    expected = window.squared_distances(query, Lanes.of((0, 2)), Workspace())
+    assert np.array_equal(expected, again.squared_distances(query, Lanes.of((3, 5)), Workspace()))
     assert again.count.tolist()[2] == 0
+    assert again.count.tolist()[5] == 0
 
 
 def primed(mode):
-    policy = AdmissionPolicy(mode, 1)
+    policy = AdmissionPolicy(mode)
+    policy.make_room(0, 1)
     policy.prime(0, np.random.default_rng(0).normal(0, 1, 500).astype(np.float32))
     return policy
+
+
+def enters(policy, raw_score):
+    return bool(policy.admit(np.array([0]), np.array([raw_score], np.float32))[0][0])
+
+
+def test_of_a_run_of_refused_scores_one_in_32_is_counted():
+    policy = primed(Mode.HOLD)
+    counted = [bool(policy.admit(np.array([0]), np.full(1, 60.0, np.float32))[1][0]) for _ in range(66)]
+    assert [i for i, one in enumerate(counted) if one] == [0, 31, 32, 63, 64]
 
 
 @pytest.mark.parametrize(
@@ -80,20 +117,20 @@ def primed(mode):
 )
 def test_each_mode_admits_what_it_promises(mode, low, high):
     policy = primed(mode)
-    assert policy.admit(np.zeros(1, np.float32)).tolist() == [low]
-    assert policy.admit(np.full(1, 50.0, np.float32)).tolist() == [high]
+    assert enters(policy, 0.0) is low
+    assert enters(policy, 50.0) is high
 
 
 @pytest.mark.parametrize(("mode", "opens"), [(Mode.ADAPT, True), (Mode.HOLD, False)])
 def test_only_adapt_opens_again_when_refusals_become_the_rule(mode, opens):
     policy = primed(mode)
-    found = [bool(policy.admit(np.full(1, 60.0, np.float32))[0]) for _ in range(150)]
+    found = [enters(policy, 60.0) for _ in range(150)]
     assert found[0] is False
     assert found[-1] is opens
 
 
 def test_a_part_not_scored_yet_is_admitted():
-    assert primed(Mode.ADAPT).admit(np.full(1, np.nan, np.float32)).tolist() == [True]
+    assert enters(primed(Mode.ADAPT), np.nan)
 
 
 @pytest.mark.parametrize("method", list(ScoreMethod))

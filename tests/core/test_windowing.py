@@ -26,7 +26,7 @@ def test_values_land_on_the_grid_in_order():
     g = grid()
     assert [push(g, t, a=v) for t, v in ((0, 1.0), (1, 2.0), (2.1, 3.0))] == [Arrival.ACCEPTED] * 3
     assert absolute(g, 3) == [[1.0], [2.0], [3.0]]
-    assert g.run.tolist() == [3]
+    assert g.run == [3]
 
 
 def test_a_missing_step_carries_the_last_value_forward():
@@ -34,7 +34,7 @@ def test_a_missing_step_carries_the_last_value_forward():
     push(g, 0, a=1.0)
     push(g, 3, a=4.0)
     assert absolute(g, 4) == [[1.0], [1.0], [1.0], [4.0]]
-    assert g.run.tolist() == [4]
+    assert g.run == [4]
 
 
 def test_a_gap_beyond_the_limit_breaks_the_window():
@@ -42,7 +42,7 @@ def test_a_gap_beyond_the_limit_breaks_the_window():
     push(g, 0, a=1.0)
     push(g, 4, a=4.0)
     assert g.total_rows == 2
-    assert g.run.tolist() == [1]
+    assert g.run == [1]
 
 
 def test_a_channel_that_vanishes_is_carried_then_missing():
@@ -52,9 +52,9 @@ def test_a_channel_that_vanishes_is_carried_then_missing():
         push(g, t, a=1.0)
     assert [row[1] for row in absolute(g, 4)][:3] == [5.0, 5.0, 5.0]
     assert np.isnan(g.rows(1)[0, 1])
-    assert g.run.tolist() == [4, 0]
+    assert g.run == [4, 0]
     push(g, 4, a=1.0, b=6.0)
-    assert g.run.tolist() == [5, 1]
+    assert g.run == [5, 1]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_clock_that_is_set_back_is_followed_behind_a_gap():
     outcomes = [push(g, t, a=1.0) for t in range(LATE_RUN + 3)]
     assert outcomes[: LATE_RUN - 1] == [Arrival.LATE] * (LATE_RUN - 1)
     assert outcomes[LATE_RUN - 1 :] == [Arrival.ACCEPTED] * 4
-    assert g.run.tolist() == [4]
+    assert g.run == [4]
 
 
 def test_late_readings_that_do_not_rise_are_no_new_clock():
@@ -97,7 +97,7 @@ def test_new_channels_are_met_while_learning_and_ignored_later():
     push(g, 2, learning=False, a=1.0, b=2.0, c=3.0)
     assert g.channels == ["a", "b"]
     assert g.ignored_channels == 1
-    assert g.run.tolist() == [3, 2]
+    assert g.run == [3, 2]
 
 
 def test_a_sample_without_any_known_channel_is_said_so():
@@ -151,4 +151,4 @@ def test_resuming_after_any_prefix_equals_never_having_stopped(steps, cut):
     for sample in samples[cut:]:
         second.push(sample, learning=True)
     assert np.array_equal(whole.rows(50), second.rows(50), equal_nan=True)
-    assert whole.run.tolist() == second.run.tolist()
+    assert whole.run == second.run

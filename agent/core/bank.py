@@ -1,0 +1,371 @@
+"""Scores, decides and learns for many streams at once: score first, then decide, then perhaps learn.
+
+All streams of a bank have equal settings and views. Their references, calibrations and admissions are rows of the
+same arrays, so a batch of decisions costs about as many calls as a single one. Results do not depend on how
+decisions are batched: every operation works on each row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.core.alerting import Direction
+from agent.core.calibration import Calibration
+from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
+from agent.core.lanes import Lanes, grown
+from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace
+from agent.core.scoring import SCORERS, ScoreMethod
+from agent.core.types import F32, F64, I64, Assessment, Bools, Mode, StreamPhase
+from agent.core.views import View, plain, windows
+
+MIN_REFERENCES: Final = 32  # fewer than this give no distance
+VIEW_WEIGHT: Final = 1.2
+RANGE_WEIGHT: Final = 1.5
+_RANGE_MEAN_POINTS: Final = 16
+_LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
+_RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
+
+
+class Batch(msgspec.Struct):
+    """Decisions of one bank, stacked lane by lane.
+
+    `windows` holds for each view what is to be embedded, float32 [usable lanes, length, 2]; who embeds puts float32
+    [usable lanes, dim] into `embeddings`. `usable` bool [lanes, views] tells which lanes have history enough.
+    """
+
+    dues: list[Due]
+    bounds: list[int]  # first lane of each decision, and behind the last one
+    tails: F32
+    table: F32
+    floored: Bools
+    usable: Bools
+    windows: list[F32]
+    embeddings: list[F32 | None]
+
+    @property
+    def rounds(self) -> Iterator[tuple[int, int]]:
+        """Yield (first, last) of decisions in order, in each of which a stream occurs once."""
+        first = 0
+        seen: set[int] = set()
+        for place, due in enumerate(self.dues):
+            if id(due.detector) in seen:
+                yield first, place
+                first, seen = place, set()
+            seen.add(id(due.detector))
+        yield first, len(self.dues)
+
+
+class DetectorBank:
+    """The detectors of all streams with equal settings."""
+
+    def __init__(self, settings: DetectorSettings, views: tuple[View, ...], workspace: Workspace) -> None:
+        self.settings, self.views = settings, views
+        self._workspace = workspace
+        self._lanes = 0
+        self._guard = -(-GUARD_SAMPLES // settings.stride)
+        self._references = [
+            ReferenceWindow(settings.reference.size, v.dim, step=v.step, offset=v.offset) for v in views
+        ]
+        # One row for each lane and view, lane by lane: one call serves all of them.
+        self._calibration = Calibration()
+        self._policy = AdmissionPolicy(settings.mode)
+        self._bandwidths: F32 = np.ones((0, len(views)), np.float32)
+        self._low: F64 = np.zeros((0, 2))  # all-time range of the last value and of the mean of 16
+        self._high: F64 = np.zeros((0, 2))
+        ends = np.cumsum([view.dim for view in views])
+        self._columns = [slice(int(end) - view.dim, int(end)) for view, end in zip(views, ends, strict=True)]
+
+    def detector(self, channels: tuple[str, ...] = ()) -> StreamDetector:
+        """Return a detector whose decisions this bank makes."""
+        return StreamDetector(self.settings, self.views, channels)
+
+    def reference_size(self, detector: StreamDetector) -> int:
+        """Return the number of references of the stream's fullest lane."""
+        return int(self._references[0].count[detector.index].max(initial=0))
+
+    def batch(self, dues: list[Due]) -> Batch:
+        """Stack decisions and cut their windows; those of views without a network are embedded already."""
+        bounds = [0, *np.cumsum([len(due.run) for due in dues]).tolist()]
+        tails = np.concatenate([due.tail for due in dues])
+        table = np.concatenate([due.table for due in dues])
+        run = np.concatenate([due.run for due in dues])
+        spans = np.array([view.span for view in self.views])
+        usable = run[:, None] >= spans
+        cut = [
+            made if good.all() else made[good]
+            for made, good in zip(windows(self.views, tails, table), usable.T, strict=True)
+        ]
+        floored = np.concatenate([due.floored for due in dues])
+        embeddings = [None if view.encoded else plain(made) for view, made in zip(self.views, cut, strict=True)]
+        return Batch(dues, bounds, tails, table, floored, usable, cut, embeddings)
+
+    def step(self, batch: Batch) -> Iterator[Assessment]:
+        """Score the embedded batch, learn from it, and yield what was found, in the order of its decisions."""
+        queries = np.zeros((len(batch.usable), self._columns[-1].stop), np.int8)
+        for view, columns in enumerate(self._columns):
+            embedding = batch.embeddings[view]
+            assert embedding is not None
+            quantized = self._references[view].quantize(embedding)
+            good = batch.usable[:, view]
+            if len(quantized) == len(queries):
+                queries[:, columns] = quantized
+            else:
+                queries[good, columns] = quantized
+        for first, last in batch.rounds:
+            yield from self._round(batch, queries, first, last)
+
+    def _round(self, batch: Batch, queries: I8, first: int, last: int) -> Iterator[Assessment]:
+        """Make decisions of different streams."""
+        dues = batch.dues[first:last]
+        part = slice(batch.bounds[first], batch.bounds[last])
+        lanes = Lanes([due.detector.lanes or (0, 0) for due in dues], np.concatenate([d.detector.index for d in dues]))
+        rows = lanes.times(len(self.views))
+        usable, query = batch.usable[part], queries[part]
+
+        raw = self._raw_scores(lanes, query, usable)
+        p_values = self._calibration.p_values(rows, raw.reshape(-1)).reshape(raw.shape)
+        view_scores = -np.log10(p_values).astype(np.float32)
+
+        admitted, counted = self._policy.admit(rows.index, raw.reshape(-1))
+        counted &= ~np.isnan(raw.reshape(-1))
+        self._calibration.add(rows.index[counted], raw.reshape(-1)[counted])
+        starts = [batch.bounds[place] - part.start for place in range(first, last + 1)]
+        self._admit(dues, starts, query, admitted.reshape(raw.shape) & usable)
+
+        range_scores, may_alarm = self._range_novelty_and_leave(batch, part, lanes.index, dues)
+        ready = np.isfinite(view_scores)
+        mean = np.where(ready, view_scores, np.float32(0.0)).sum(axis=1) / np.maximum(ready.sum(axis=1), 1)
+        part_scores = (VIEW_WEIGHT * mean + RANGE_WEIGHT * range_scores).astype(np.float32)
+        part_scores[~(ready.any(axis=1) & may_alarm)] = 0.0
+        scores = combined(part_scores, starts).tolist()
+        for place, due in enumerate(dues):
+            here = slice(starts[place], starts[place + 1])
+            score = scores[place]
+            yield Assessment(
+                due.at,
+                score,
+                10.0**-score,
+                10.0**-due.detector.budget.threshold,
+                part_scores[here],
+                view_scores[here].T,
+                range_scores[here],
+            )
+
+    def _raw_scores(self, lanes: Lanes, query: I8, usable: Bools) -> F32:
+        """Return float32 [lanes, views], NaN where a view is not ready."""
+        settings = self.settings.score
+        raw = np.full(usable.shape, np.nan, np.float32)
+        for view, reference in enumerate(self._references):
+            ready = usable[:, view] & (reference.count[lanes.index] >= MIN_REFERENCES)
+            if not ready.any():
+                continue
+            squared = reference.squared_distances(query[:, self._columns[view]], lanes, self._workspace)
+            bandwidth = self._bandwidths[lanes.index, view]
+            raw[ready, view] = SCORERS[settings.method](squared, settings.neighbours, bandwidth)[ready]
+        return raw
+
+    def _admit(self, dues: list[Due], starts: list[int], query: I8, admitted: Bools) -> None:
+        """Let embeddings wait behind the guard, and those in whose guard has passed."""
+        passed: list[tuple[StreamDetector, Waiting]] = []
+        for place, due in enumerate(dues):
+            here = slice(starts[place], starts[place + 1])
+            waiting = due.detector.waiting
+            waiting.append(Waiting(query[here].copy(), admitted[here].copy(), due.at))
+            while len(waiting) > self._guard:
+                passed.append((due.detector, waiting.popleft()))
+        if not passed:
+            return
+        index = np.concatenate([detector.index for detector, _ in passed])
+        entries = np.concatenate([one.query for _, one in passed])
+        allowed = np.concatenate([one.admitted for _, one in passed])
+        times = np.repeat([one.at for _, one in passed], [len(one.query) for _, one in passed])
+        for view, reference in enumerate(self._references):
+            entering = np.flatnonzero(allowed[:, view])
+            reference.insert(entries[entering, self._columns[view]], index[entering], times[entering])
+
+    def _range_novelty_and_leave(self, batch: Batch, part: slice, index: I64, dues: list[Due]) -> tuple[F32, Bools]:
+        """Return novelty of range, float32 [lanes], and which lanes may alarm, bool [lanes].
+
+        Novelty is 0 inside all ever seen, else 1 + log10(excess / tolerance). A lane may alarm when it deviates by
+        more than its last digit, and as the operator asked for.
+        """
+        tails = batch.tails[part]
+        centre, spread = batch.table[part, 0, 0, 0], batch.table[part, 0, 0, 1]
+        last, means = tails[:, -1], tails[:, -_RANGE_MEAN_POINTS:].mean(axis=1)
+        values = np.stack([last, means], axis=1).astype(np.float64)
+        low, high = self._low[index], self._high[index]
+        known = np.isfinite(low) & ~np.isnan(values)
+        width = np.where(known, high - low, 0.0)
+        tolerance = np.maximum(np.array(_RANGE_TOLERANCES) * width, spread[:, None])
+        excess = np.where(known, np.maximum(values - high, low - values), 0.0) / tolerance
+        outside = excess > 1.0
+        novelty = np.where(outside, 1.0 + np.log10(np.where(outside, excess, 1.0)), 0.0).max(axis=1)
+        if self.settings.mode is Mode.ADAPT:
+            self._low[index] = np.fmin(low, values)
+            self._high[index] = np.fmax(high, values)
+
+        alert = self.settings.alert
+        peaks = np.nan_to_num(np.abs(tails[:, -self.views[0].length :] - centre[:, None])).max(axis=1)
+        may_alarm = ~batch.floored[part] | (peaks > _LAST_DIGIT * spread)
+        deviation = means - centre
+        if alert.direction is not Direction.BOTH:
+            may_alarm &= (deviation > 0) == (alert.direction is Direction.UP)
+        if alert.min_change:
+            least = np.concatenate([due.detector.least_change for due in dues])
+            may_alarm &= np.fmax(np.abs(deviation), np.abs(last - centre)) >= least
+        return novelty.astype(np.float32), may_alarm
+
+    def warm_up_windows(self, due: WarmUp) -> tuple[list[F32 | None], list[Bools]]:
+        """Cut a warm-up's windows from the ring: all with the same scale, the warm-up's own.
+
+        Returns for each view float32 [windows x channels, length, 2] or None, and bool [windows, channels]: which
+        of them have no gap.
+        """
+        detector = due.detector
+        rows = detector.grid.rows(detector.warm_up_rows)
+        lanes = np.ascontiguousarray(rows.T)
+        missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
+        made: list[F32 | None] = []
+        usable: list[Bools] = []
+        for view in self.views:
+            step = self._warm_up_step(view, len(rows))
+            ends = np.arange(len(rows), view.span - 1, -step)[::-1]
+            usable.append(missing[ends] == missing[ends - view.span])
+            if len(ends) == 0:
+                made.append(None)
+                continue
+            cut = [windows((view,), lanes[:, end - view.span : end], detector.scale.table)[0] for end in ends]
+            made.append(np.nan_to_num(np.concatenate(cut)))
+        return made, usable
+
+    def _warm_up_step(self, view: View, rows: int) -> int:
+        return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
+
+    def prime(self, due: WarmUp, embeddings: list[F32 | None], usable: list[Bools]) -> None:
+        """Fill the references from the warm-up and calibrate on it, each window scored without its neighbours.
+
+        `embeddings` for each view float32 [windows x channels, dim], as `warm_up_windows` cut them.
+        """
+        detector = due.detector
+        rows = detector.grid.rows(detector.warm_up_rows)
+        first, last = lanes = self._allocate(rows.shape[1])
+        for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
+            self._low[first:last, index] = np.nanmin(np.vstack([series, np.full((1, series.shape[1]), np.inf)]), axis=0)
+            self._high[first:last, index] = np.nanmax(
+                np.vstack([series, np.full((1, series.shape[1]), -np.inf)]), axis=0
+            )
+        period = detector.grid.period_s or 1.0
+        for index, embedding in enumerate(embeddings):
+            if embedding is None:
+                continue
+            view, reference = self.views[index], self._references[index]
+            queries = reference.quantize(embedding).reshape(-1, last - first, view.dim)
+            step = self._warm_up_step(view, len(rows))
+            guard = -(-view.span // step)
+            times = due.at - np.arange(len(queries) - 1, -1, -1) * step * period
+            for lane in range(first, last):
+                good = usable[index][:, lane - first]
+                entries = np.ascontiguousarray(queries[good, lane - first])
+                reference.fill(lane, entries, times[good])
+                if len(entries) >= MIN_REFERENCES:
+                    self._calibrate(lane, index, _pairwise(entries, reference.step, guard))
+        detector.begin(lanes)
+
+    def _calibrate(self, lane: int, view: int, squared: F32) -> None:
+        """Start a lane's calibration from the distances among its warm-up's windows, float32 [n, n]."""
+        settings = self.settings.score
+        nothing = np.ones(1, np.float32)
+        neighbour = SCORERS[ScoreMethod.DISTANCE](squared, settings.neighbours, nothing)
+        self._bandwidths[lane, view] = np.exp(np.median(neighbour))
+        bandwidth = np.full(len(squared), self._bandwidths[lane, view], np.float32)
+        raw = SCORERS[settings.method](squared, settings.neighbours, bandwidth)
+        row = lane * len(self.views) + view
+        self._calibration.fill(row, raw)
+        self._policy.prime(row, raw)
+
+    def _allocate(self, channels: int) -> tuple[int, int]:
+        first, last = self._lanes, self._lanes + channels
+        for reference in self._references:
+            reference.make_room(first, last)
+        self._calibration.make_room(first * len(self.views), last * len(self.views))
+        self._policy.make_room(first * len(self.views), last * len(self.views))
+        for name, value in (("_bandwidths", 1.0), ("_low", np.inf), ("_high", -np.inf)):
+            array = grown(getattr(self, name), last)
+            array[first:last] = value
+            setattr(self, name, array)
+        self._lanes = last
+        return first, last
+
+    def nearest(self, due: Due, channel: int) -> list[tuple[float, float]]:
+        """Return (time, distance) of the references nearest to a decision's values, for the evidence."""
+        if due.run[channel] < self.views[0].span:
+            return []
+        made = windows(self.views[:1], due.tail[channel : channel + 1], due.table[channel : channel + 1])[0]
+        reference = self._references[0]
+        query = reference.quantize(plain(made))[0]
+        return reference.nearest(query, int(due.detector.index[channel]), 3, self._workspace)
+
+    def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
+        """Return everything that a stream needs to go on as if never stopped; arrays are copies."""
+        state = detector.snapshot()
+        if detector.lanes is not None:
+            first, last = detector.lanes
+            views = len(self.views)
+            state["learnt"] = {
+                "references": [one.snapshot(first, last) for one in self._references],
+                "calibration": self._calibration.snapshot(first * views, last * views),
+                "policy": self._policy.snapshot(first * views, last * views),
+                "bandwidths": self._bandwidths[first:last].copy(),
+                "low": self._low[first:last].copy(),
+                "high": self._high[first:last].copy(),
+            }
+        return state
+
+    def restore(self, detector: StreamDetector, state: dict[str, Any]) -> None:
+        """Let a new stream go on from a snapshot made with the same settings and views."""
+        learnt = state.get("learnt")
+        lanes = None
+        if learnt is not None:
+            first, last = lanes = self._allocate(len(learnt["low"]))
+            for one, saved in zip(self._references, learnt["references"], strict=True):
+                one.restore(first, saved)
+            self._calibration.restore(first * len(self.views), learnt["calibration"])
+            self._policy.restore(first * len(self.views), learnt["policy"])
+            self._bandwidths[first:last] = learnt["bandwidths"]
+            self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
+        detector.restore(state, lanes)
+        assert (detector.phase is StreamPhase.LEARNING) == (lanes is None)
+
+
+def combined(part_scores: F32, starts: list[int]) -> F64:
+    """Return the scores of streams: -log10 of the harmonic mean of their channels' p-values (Wilson 2019), float64.
+
+    One strong channel among n counts as Bonferroni would have it, many agreeing channels as one of them.
+    `part_scores` float32 [lanes]; stream i has the lanes starts[i] to starts[i + 1], at least one.
+    """
+    first = starts[:-1]
+    counts = np.diff(starts)
+    highest = np.maximum.reduceat(part_scores.astype(np.float64), first)
+    shares = np.power(10.0, part_scores - np.repeat(highest, counts))
+    return np.asarray(highest + np.log10(np.add.reduceat(shares, first) / counts), np.float64)
+
+
+def _pairwise(entries: I8, step: float, guard: int) -> F32:
+    """Return squared distances between the entries, float32 [n, n], inf among neighbours in time."""
+    floats = entries.astype(np.float32)
+    norms = np.square(floats).sum(axis=1)
+    squared = norms[:, None] + norms[None, :] - 2.0 * (floats @ floats.T)
+    order = np.arange(len(entries))
+    squared[np.abs(order[:, None] - order[None, :]) < min(guard, max(1, len(entries) // 8))] = np.inf
+    return np.asarray(np.maximum(squared, 0.0) * step * step, np.float32)
+
+
+def _rolling_mean(rows: F32, count: int) -> F32:
+    filled = np.nan_to_num(rows).astype(np.float64)
+    sums = np.cumsum(np.vstack([np.zeros((1, rows.shape[1])), filled]), axis=0)
+    count = min(count, len(rows))
+    return np.asarray((sums[count:] - sums[:-count]) / count, np.float32)

@@ -1,0 +1,53 @@
+"""Lanes: which rows of a bank's arrays a batch is about. A lane is one channel of one stream.
+
+A stream's lanes lie side by side, so most work needs only views; what is scattered goes by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from agent.core.types import I64
+
+
+class Lanes(msgspec.Struct, frozen=True):
+    """`spans`: (start, stop) for each stream, in the batch's order; `index` int64 holds all of them."""
+
+    spans: list[tuple[int, int]]
+    index: I64
+
+    @classmethod
+    def of(cls, *spans: tuple[int, int]) -> Lanes:
+        """Return the lanes of these spans."""
+        return cls(list(spans), np.concatenate([np.arange(start, stop) for start, stop in spans]))
+
+    def times(self, rows: int) -> Lanes:
+        """Return the same for arrays that have `rows` rows for each lane, side by side."""
+        index = (self.index[:, None] * rows + np.arange(rows)).reshape(-1)
+        return Lanes([(start * rows, stop * rows) for start, stop in self.spans], index)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def blocks(self, most: int) -> Iterator[tuple[int, slice]]:
+        """Yield (first row in the batch, slice of the arrays), each of at most `most` lanes side by side."""
+        row = 0
+        for start, stop in self.spans:
+            for first in range(start, stop, most):
+                last = min(first + most, stop)
+                yield row, slice(first, last)
+                row += last - first
+
+
+def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:
+    """Return the array with room for at least `lanes` rows; doubles, so that growing costs little in all."""
+    if lanes <= len(array):
+        return array
+    larger = np.empty((max(lanes, 2 * len(array)), *array.shape[1:]), array.dtype)
+    larger[: len(array)] = array
+    return larger
