@@ -61,10 +61,10 @@ def load_bundle(path: Path) -> Bundle:
     where = path / "manifest.json"
     try:
         raw = where.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path may hold what no path can hold
         raise BundleError(
-            f"{where}: expected an encoder bundle's manifest, found none ({error.strerror}); "
-            "`redshank encoders` lists what is installed"
+            f"{where}: expected an encoder bundle's manifest, found none "
+            f"({getattr(error, 'strerror', error)}); installed: {', '.join(_installed())}"
         ) from error
     try:
         version = msgspec.json.decode(raw, type=dict).get("schema")
@@ -76,8 +76,10 @@ def load_bundle(path: Path) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{where}: expected a manifest, found something else: {error}; install it again") from error
-    if not manifest.variants:
-        raise BundleError(f"{where}: expected at least one variant, found none; build the bundle again")
+    if not manifest.variants or not all(variant.signatures for variant in manifest.variants):
+        raise BundleError(
+            f"{where}: expected at least one variant, each with a signature, found none; build the bundle again"
+        )
     for variant in manifest.variants:
         read_model(Bundle(path, manifest), variant)
     return Bundle(path, manifest)
@@ -105,7 +107,11 @@ def read_model(bundle: Bundle, variant: Variant) -> bytes:
 
 def installed_bundles() -> list[Bundle]:
     """Return the bundles that came with the package, by name."""
-    return [load_bundle(folder) for folder in sorted(ENCODERS.iterdir()) if (folder / "manifest.json").is_file()]
+    return [load_bundle(ENCODERS / name) for name in _installed()]
+
+
+def _installed() -> list[str]:
+    return sorted(manifest.parent.name for manifest in ENCODERS.glob("*/manifest.json"))
 
 
 def find_bundle(name: str) -> Bundle:
