@@ -16,8 +16,8 @@ CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
-	$(1)/bin/python -m pip install --quiet --upgrade $(addprefix --constraint ,$(3)) pip setuptools
-	PYTHONWARNINGS=ignore $(1)/bin/python -m pip install --quiet --no-build-isolation $(addprefix --constraint ,$(3)) --editable '.[$(2)]'
+	$(1)/bin/python -m pip install --quiet --upgrade $(addprefix --constraint ,$(3)) pip hatchling
+	$(1)/bin/python -m pip install --quiet --no-build-isolation $(addprefix --constraint ,$(3)) --editable '.[$(2)]'
 endef
 
 $(STAMP): pyproject.toml $(CONSTRAINTS)
@@ -57,4 +57,4 @@ lock:
 	.ci/lock
 
 clean:
-	rm -rf $(VENV) $(CONVERTER_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(CONVERTER_VENV) dist
