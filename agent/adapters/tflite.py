@@ -18,6 +18,7 @@ _RUNTIMES: Final = {
     "tflite-runtime": "tflite_runtime.interpreter",
     "ai-edge-litert": "ai_edge_litert.interpreter",
 }
+_IDENTIFIER: Final = b"TFL3"
 _TIMED_RUNS: Final = 5
 _OPERATOR: Final = re.compile(
     r"op for builtin opcode '(\w+)' version '(\d+)'|unresolved custom op: *(\w+)", re.IGNORECASE
@@ -53,9 +54,17 @@ class TfliteEncoder:
         self._input = variant.input
         content = read_model(bundle, variant)
         where = bundle.path / variant.file
+        if content[4:8] != _IDENTIFIER:  # tflite-runtime ends the process over some of these
+            raise BundleError(f"{where}: expected a TFLite model, found something else; install the bundle again")
         try:
             self._interpreter = module.Interpreter(model_content=content, num_threads=num_threads)
             self._interpreter.allocate_tensors()
+            there = sorted(self._interpreter.get_signature_list())
+            if not set(variant.signatures) <= set(there):
+                raise BundleError(
+                    f"{where}: expected the signatures {', '.join(variant.signatures)}, found {', '.join(there)}; "
+                    "the manifest belongs to another model"
+                )
             runners = {
                 batch: self._interpreter.get_signature_runner(name) for name, batch in variant.signatures.items()
             }
@@ -65,18 +74,16 @@ class TfliteEncoder:
         self._runners = [(batch, runners[batch]) for batch in self._batches]
         features = len(bundle.manifest.features)
         self._buffers = {b: np.zeros((b, self.length, features), np.int8) for b in self._batches}
-        self._input_name, self._output_name = self._io_names(str(where))
+        for batch, runner in self._runners:
+            self._input_name, self._output_name = self._io_names(f"{where}", batch, runner)
 
-    def _io_names(self, where: str) -> tuple[str, str]:
-        batch, runner = self._runners[-1]
+    def _io_names(self, where: str, batch: int, runner: Any) -> tuple[str, str]:
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
         (input_name, given), (output_name, made) = next(iter(inputs.items())), next(iter(outputs.items()))
-        expected = (batch, *self._buffers[batch].shape[1:])
-        if tuple(given["shape"]) != expected or tuple(made["shape"]) != (batch, self.dim):
-            raise BundleError(
-                f"{where}: expected input {expected} and output {(batch, self.dim)}, found "
-                f"{tuple(given['shape'])} and {tuple(made['shape'])}; the manifest belongs to another model"
-            )
+        expected = f"int8 {self._buffers[batch].shape} to int8 {(batch, self.dim)}"
+        found = " to ".join(f"{np.dtype(d['dtype'])} {tuple(map(int, d['shape']))}" for d in (given, made))
+        if found != expected:
+            raise BundleError(f"{where}: expected {expected}, found {found}; the manifest belongs to another model")
         return input_name, output_name
 
     def encode(self, windows: F32) -> F32:
