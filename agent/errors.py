@@ -34,6 +34,10 @@ class BundleError(RedshankError):
     """An encoder bundle cannot be used: missing, corrupt, foreign, or too new for this runtime."""
 
 
+class ListenError(RedshankError):
+    """The address for metrics and health cannot be taken."""
+
+
 class StateError(RedshankError):
     """The state directory's database can be neither used nor replaced."""
 

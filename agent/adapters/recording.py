@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import csv
+import math
+import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
 
@@ -16,6 +18,9 @@ from agent.ports import InboundMessage
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+_LATEST: Final = 253402300799.0  # the end of the year 9999; what counts milliseconds is beyond it
+_BLOCK: Final = 1 << 16
 
 
 class RecordedMessage(msgspec.Struct, omit_defaults=True):
@@ -38,17 +43,37 @@ def line_of(message: InboundMessage) -> bytes:
     return msgspec.json.encode(recorded) + b"\n"
 
 
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a recording to go on with it; a last line that a killed recorder left unfinished is cut off."""
+    file = path.open("a+b")
+    end = file.seek(0, os.SEEK_END)
+    kept = end
+    while kept > 0:
+        start = max(0, kept - _BLOCK)
+        file.seek(start)
+        newline = file.read(kept - start).rfind(b"\n")
+        if newline >= 0:
+            kept = start + newline + 1
+            break
+        kept = start
+    file.truncate(kept)
+    return file
+
+
 def read_messages(path: Path) -> Iterator[InboundMessage]:
     """Yield the messages of a JSONL recording. Raises RecordingError with the line; a cut last line is left out."""
     decoder = msgspec.json.Decoder(RecordedMessage)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return  # the recorder was killed in the middle of it
             try:
                 one = decoder.decode(line)
-                payload = base64.b64decode(one.base64) if one.base64 is not None else (one.text or "").encode()
-            except (msgspec.DecodeError, ValueError) as error:
+                if one.base64 is None:
+                    payload = (one.text or "").encode()
+                else:
+                    payload = base64.b64decode(one.base64, validate=True)
+            except ValueError as error:  # a decoder's error is a ValueError too
+                if not line.endswith(b"\n"):
+                    return  # the recorder was killed in the middle of it
                 raise RecordingError(
                     f"{path}:{number}: expected a recorded message, found something else ({error}); "
                     "record it with `redshank record`"
@@ -62,29 +87,45 @@ def read_csv(path: Path, time_column: str) -> Iterator[Sample]:
     The time column holds seconds since the epoch or ISO 8601 (UTC without a zone). Raises RecordingError.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
-        sample = file.read(4096)
-        file.seek(0)
-        delimiter = ";" if sample.split("\n", 1)[0].count(";") else ","
-        rows = csv.DictReader(file, delimiter=delimiter)
-        if time_column not in (rows.fieldnames or []):
+        try:
+            header = file.readline()
+            file.seek(0)
+            rows = csv.DictReader(file, delimiter=";" if ";" in header else ",")
+            if time_column not in (rows.fieldnames or []):
+                raise RecordingError(
+                    f"{path}:1: expected a column {time_column!r}, found {', '.join(rows.fieldnames or ['nothing'])}; "
+                    "name it with --time-column"
+                )
+            for row in rows:
+                text = row.pop(time_column)
+                at = _time(text)
+                if at is None:
+                    raise RecordingError(
+                        f"{path}:{rows.line_num}: expected a time (seconds since 1970 or ISO 8601), found {text!r}"
+                    )
+                numbers = {str(name): value for name, text in row.items() if (value := _number(text)) is not None}
+                yield Sample(at, numbers)
+        except UnicodeDecodeError as error:
+            raise RecordingError(f"{path}: expected text in UTF-8, found something else ({error})") from error
+        except csv.Error as error:
             raise RecordingError(
-                f"{path}: expected a column {time_column!r}, found {', '.join(rows.fieldnames or ['nothing'])}; "
-                "name it with --time-column"
-            )
-        for number, row in enumerate(rows, 2):
-            try:
-                at = _time(row.pop(time_column))
-            except (ValueError, TypeError) as error:
-                raise RecordingError(f"{path}:{number}: expected a time, found {error}") from error
-            yield Sample(at, {str(name): value for name, text in row.items() if (value := _number(text)) is not None})
+                f"{path}:{rows.reader.line_num}: expected CSV, found something else ({error})"
+            ) from error
 
 
-def _time(text: Any) -> float:
+def _time(text: Any) -> float | None:
+    """Return seconds since the epoch, or None for what is no time, or none that a calendar knows."""
     try:
-        return float(text)
+        at = float(text)
+    except TypeError:
+        return None
     except ValueError:
-        stamp = datetime.fromisoformat(text)
-        return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+        try:
+            stamp = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        at = (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+    return at if 0 <= at <= _LATEST else None
 
 
 def _number(text: Any) -> float | None:
@@ -92,4 +133,4 @@ def _number(text: Any) -> float | None:
         value = float(text)
     except (TypeError, ValueError):
         return None
-    return value if abs(value) < float("inf") else None
+    return value if math.isfinite(value) else None

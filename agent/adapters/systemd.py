@@ -22,6 +22,11 @@ def notify(message: str) -> bool:
 
 
 def watchdog_interval_s() -> float | None:
-    """Return how often systemd wants to hear from us, halved as its manual advises, or None."""
+    """Return how often systemd wants to hear from us, halved as its manual advises, or None.
+
+    WATCHDOG_PID, where it is set, says which process is meant: a child that inherited it is not.
+    """
     text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 2e6 if text.isdigit() and int(text) > 0 else None
+    if os.environ.get("WATCHDOG_PID", "") not in ("", str(os.getpid())):
+        return None
+    return int(text) / 2e6 if text.isdecimal() and int(text) > 0 else None

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import pytest
+from prometheus_client import generate_latest
+
+from agent.adapters import telemetry as module
+from agent.adapters.telemetry import SilentObserver, Telemetry
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.types import Assessment
+
+
+class Clock:
+    """A monotonic clock that a test sets: nobody waits a minute for a log line."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def telemetry(clock):  # noqa: ARG001  each of these has it
+    return Telemetry(streams_max=7)
+
+
+class Doubling:
+    def encode(self, windows):
+        return 2 * windows
+
+
+def value(telemetry, name, **labels):
+    return telemetry.registry.get_sample_value(f"redshank_{name}", labels)
+
+
+def assessment(score=3.0, p_value=1e-3):
+    nothing = np.zeros(0, np.float32)
+    return Assessment(1.0, score, p_value, 1e-5, nothing, nothing, nothing)
+
+
+def transition(event):
+    return AlertTransition("0" * 16, AlertKind.ANOMALY, event, 1.0, 2.0)
+
+
+def test_every_rejection_is_counted_by_its_reason(telemetry):
+    for reason in ("late", "late", "malformed"):
+        telemetry.rejected("plant/a", reason)
+    assert value(telemetry, "messages_rejected_total", reason="late") == 2
+    assert value(telemetry, "messages_rejected_total", reason="malformed") == 1
+
+
+def test_a_rejection_is_logged_at_most_once_a_minute_for_each_reason_and_topic(telemetry, clock, caplog):
+    said = []
+
+    def reject(topic, reason):
+        caplog.clear()
+        telemetry.rejected(topic, reason)
+        said.append([record.getMessage() for record in caplog.records])
+
+    reject("plant/a", "late")
+    reject("plant/a", "late")
+    reject("plant/b", "late")
+    reject("plant/a", "malformed")
+    clock.now += 59.9
+    reject("plant/a", "late")
+    clock.now += 0.2
+    reject("plant/a", "late")
+    reject("plant/a", "late")
+    late = ["dropped a message on plant/a: late"]
+    other = [["dropped a message on plant/b: late"], ["dropped a message on plant/a: malformed"]]
+    assert said == [late, [], *other, [], late, []]
+
+
+def test_the_first_rejection_is_logged_however_short_ago_the_machine_was_started(telemetry, clock, caplog):
+    clock.now = 0.5
+    telemetry.rejected("plant/a", "late")
+    assert caplog.messages == ["dropped a message on plant/a: late"]
+
+
+def test_what_is_remembered_of_rejections_is_bounded(telemetry, caplog):
+    caplog.set_level(logging.CRITICAL)
+    for number in range(5000):
+        telemetry.rejected(f"plant/{number}", "late")
+    assert len(telemetry._complaints) <= 1000
+    lines = generate_latest(telemetry.registry).decode().splitlines()
+    assert [line for line in lines if line.startswith("redshank_messages_rejected_total")] == [
+        'redshank_messages_rejected_total{reason="late"} 5000.0'
+    ]
+
+
+def test_the_encoders_calls_are_measured_and_its_answer_passed_on(telemetry):
+    assert telemetry.timed_encode(Doubling(), np.array([3.0], np.float32)).tolist() == [6.0]
+    assert value(telemetry, "encode_seconds_count") == 1
+
+
+def test_a_decision_sets_score_and_p_value_and_measures_the_way_from_arrival(telemetry):
+    telemetry.decided("pump/a", assessment(3.0, 1e-3), time.time() - 2)
+    assert value(telemetry, "windows_encoded_total", stream="pump/a") == 1
+    assert value(telemetry, "score", stream="pump/a") == 3.0
+    assert value(telemetry, "p_value", stream="pump/a") == 1e-3
+    assert 2 <= value(telemetry, "end_to_end_seconds_sum") < 10
+
+
+def test_a_decision_without_a_p_value_leaves_the_last_one(telemetry):
+    telemetry.decided("pump/a", assessment(3.0, 1e-3), time.time())
+    telemetry.decided("pump/a", assessment(2.0, None), time.time())
+    assert value(telemetry, "p_value", stream="pump/a") == 1e-3
+    assert value(telemetry, "score", stream="pump/a") == 2.0
+
+
+def test_a_message_from_the_future_counts_as_just_arrived(telemetry):
+    telemetry.decided("pump/a", assessment(), time.time() + 3600)
+    assert value(telemetry, "end_to_end_seconds_sum") == 0
+
+
+def test_an_alert_counts_when_raised_and_its_gauge_tells_whether_it_fires(telemetry, caplog):
+    telemetry.transitioned("pump/a", transition(AlertEvent.RAISED), "critical", firing=True)
+    assert value(telemetry, "alert_firing", stream="pump/a") == 1
+    telemetry.transitioned("pump/a", transition(AlertEvent.CLEARED), "critical", firing=False)
+    assert value(telemetry, "alert_firing", stream="pump/a") == 0
+    assert value(telemetry, "alerts_total", stream="pump/a", severity="critical") == 1
+    assert caplog.messages == [
+        "pump/a: alert 0000000000000000 raised (anomaly)",
+        "pump/a: alert 0000000000000000 cleared (anomaly)",
+    ]
+
+
+def test_the_cap_on_streams_and_the_version_are_told(telemetry):
+    from importlib.metadata import version  # noqa: PLC0415  only this test asks
+
+    assert value(telemetry, "streams_max") == 7
+    assert value(telemetry, "build_info", version=version("redshank")) == 1
+
+
+def test_two_of_them_share_nothing(telemetry):
+    telemetry.rejected("plant/a", "late")
+    assert value(Telemetry(1), "messages_rejected_total", reason="late") is None
+
+
+def test_the_observer_of_a_replay_counts_and_says_nothing(caplog):
+    observer = SilentObserver()
+    observer.rejected("plant/a", "late")
+    observer.decided("pump/a", assessment(), 0.0)
+    observer.transitioned("pump/a", transition(AlertEvent.RAISED), "warning", firing=True)
+    assert observer.timed_encode(Doubling(), np.array([3.0], np.float32)).tolist() == [6.0]
+    assert not caplog.records
