@@ -82,6 +82,7 @@ class Mosquitto:
         tls: tuple[Path, Path, Path] | None = None,
         client_certificates: bool = False,
         persistence: bool = False,
+        log: str = "all",
         extra: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ class Mosquitto:
             lines.append(f"acl_file {folder / 'acl'}")
         if persistence:
             lines += ["persistence true", f"persistence_location {folder}/"]
-        lines += ["log_type all", f"log_dest file {folder / 'log'}", "connection_messages true", extra]
+        lines += [f"log_type {log}", f"log_dest file {folder / 'log'}", "connection_messages true", extra]
         if os.geteuid() == 0:
             lines.append("user root")  # else Mosquitto gives its rights up, and cannot read our files
         self._configuration = folder / "mosquitto.conf"

@@ -21,6 +21,7 @@ from agent.core.types import Duration, Sample, Settings
 MAX_CHANNELS: Final = 256
 MAX_DEPTH: Final = 32
 _UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_CONTAINERS: Final = (dict, list)
 _EARLIEST: Final = 1.0  # s since the epoch; zero is what a device without a clock sends
 
 
@@ -130,7 +131,9 @@ def _json(settings: PayloadSettings) -> Decoder:
                 if number is not None:
                     values[name] = number
         else:
-            _leaves(document, "", values, 0, parse_text=parse_text)
+            _leaves(
+                document if type(document) in _CONTAINERS else {"value": document}, "", values, 1, parse_text=parse_text
+            )
             if timed:
                 values.pop(timed.path, None)
         if not values:
@@ -214,18 +217,22 @@ def _at_path(document: Any, path: list[str]) -> Any:
     return document
 
 
-def _leaves(node: Any, name: str, values: dict[str, float], depth: int, *, parse_text: bool) -> None:
+def _leaves(node: Any, prefix: str, values: dict[str, float], depth: int, *, parse_text: bool) -> None:
+    """Add every number below `node`, a dict or a list, by its dotted path."""
     if depth > MAX_DEPTH:
         raise PayloadRejected(RejectReason.TOO_DEEP)
-    if isinstance(node, dict | list):
-        for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-            _leaves(child, f"{name}.{key}" if name else str(key), values, depth + 1, parse_text=parse_text)
-        return
-    number = _number(node, parse_text=parse_text)
-    if number is not None:
-        values[name or "value"] = number
-        if len(values) > MAX_CHANNELS:
-            raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
+    for key, child in node.items() if type(node) is dict else enumerate(node):
+        kind = type(child)
+        if kind is float and -math.inf < child < math.inf:
+            values[f"{prefix}{key}"] = child
+        elif kind is dict or kind is list:
+            _leaves(child, f"{prefix}{key}.", values, depth + 1, parse_text=parse_text)
+        else:
+            number = _number(child, parse_text=parse_text)
+            if number is not None:
+                values[f"{prefix}{key}"] = number
+    if len(values) > MAX_CHANNELS:
+        raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
 
 
 def _number(value: Any, *, parse_text: bool) -> float | None:
