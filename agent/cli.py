@@ -109,7 +109,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _record(options: argparse.Namespace) -> int:
     from agent.adapters.mqtt import MqttClient, MqttEvents  # noqa: PLC0415  as above
-    from agent.adapters.recording import line_of  # noqa: PLC0415  as above
+    from agent.adapters.recording import line_of, open_to_append  # noqa: PLC0415  as above
     from agent.app import with_defaults  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
@@ -117,7 +117,7 @@ def _record(options: argparse.Namespace) -> int:
     stop = threading.Event()
     counted = 0
 
-    with options.out.open("ab") as file:
+    with open_to_append(options.out) as file:
 
         class Recorder(MqttEvents):
             refused: RefusedError | None = None
@@ -144,7 +144,7 @@ def _record(options: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         client.start()
-        until = monotonic() + options.seconds if options.seconds else None
+        until = monotonic() + options.seconds if options.seconds is not None else None
         while not stop.wait(0.2):
             sys.stderr.write(f"\r{counted} messages")
             if until is not None and monotonic() >= until:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import itertools
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from tqdm import tqdm
@@ -17,12 +18,12 @@ from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
 from agent.app import load_encoders, make_restore, restore_alerts, save_all, with_defaults
 from agent.errors import RecordingError
-from agent.pipeline import Outcome, Pipeline, Stream
+from agent.pipeline import Decided, Outcome, Pipeline, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from agent.config import Configuration
+    from agent.config import Configuration, StreamSettings
     from agent.ports import InboundMessage
 
 BATCH = 256
@@ -62,39 +63,28 @@ def replay(
 ) -> Summary:
     """Run a recording (JSONL, or CSV for one stream) and return its alerts. Raises RecordingError."""
     configuration = with_defaults(configuration)
-    store = Store(state) if state is not None else None
-    restore_detector = make_restore(store) if store is not None else None
-
-    def restore(made: Stream) -> Any:
-        assert store is not None
-        assert restore_detector is not None
-        restore_alerts(store, made)
-        return restore_detector(made)
-
-    observer = Rejections()
-    agent = configuration.agent
-    pipeline = Pipeline(
-        configuration,
-        load_encoders(configuration),
-        Topics(agent.topic_prefix, agent.id),
-        observer,
-        restore=restore if store is not None else None,
-    )
     if not recording.is_file():
         raise RecordingError(f"{recording}: expected a recording (.jsonl or .csv), found no such file")
+    rows = recording.suffix.lower() == ".csv"
+    if rows:
+        configuration = msgspec.structs.replace(configuration, streams=[_named(configuration, stream)])
+    observer = Rejections()
     summary = Summary([], 0, 0, observer.reasons)
-    with (
-        _scores_file(scores) as rows,
-        tqdm(disable=not progress, unit=" messages", desc="replay", file=sys.stderr) as bar,
-    ):
-        outcomes = (
-            _csv_outcomes(pipeline, configuration, recording, stream, time_column)
-            if recording.suffix == ".csv"
-            else _message_outcomes(pipeline, recording)
+    with ExitStack() as opened:
+        store = opened.enter_context(closing(Store(state))) if state is not None else None
+        agent = configuration.agent
+        pipeline = Pipeline(
+            configuration,
+            load_encoders(configuration),
+            Topics(agent.topic_prefix, agent.id),
+            observer,
+            restore=_resume(store) if store is not None else None,
         )
-        writer = csv.writer(rows) if rows is not None else None
+        writer = csv.writer(opened.enter_context(scores.open("w", newline=""))) if scores is not None else None
         if writer is not None:
             writer.writerow(["at", "stream", "score", "p_value", "alert_state"])
+        bar = opened.enter_context(tqdm(disable=not progress, unit=" messages", desc="replay", file=sys.stderr))
+        outcomes = _rows(pipeline, configuration, recording, time_column) if rows else _messages(pipeline, recording)
         for count, outcome in outcomes:
             bar.update(count)
             summary.decisions += len(outcome.decided)
@@ -102,41 +92,43 @@ def replay(
             if store is not None and outcome.alerts:
                 store.commit(outcome.alerts, [])
             if writer is not None:
-                for one in outcome.decided:
-                    found = one.assessment
-                    writer.writerow(
-                        [
-                            found.at,
-                            one.stream,
-                            f"{found.score:.6g}",
-                            f"{found.p_value:.6g}",
-                            one.alert_state.value,
-                        ]
-                    )
-    summary.streams = len(pipeline.streams)
-    if alerts is not None:
-        alerts.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in summary.alerts))
-    if store is not None:
-        save_all(store, pipeline)
-        store.close()
+                writer.writerows(_score(one) for one in outcome.decided)
+        summary.streams = len(pipeline.streams)
+        if alerts is not None:
+            alerts.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in summary.alerts))
+        if store is not None:
+            save_all(store, pipeline)
     return summary
 
 
-class _scores_file:  # noqa: N801  used as a function
-    """Opens the scores file, or nothing."""
+def _resume(store: Store) -> Callable[[Stream], Any]:
+    restore_detector = make_restore(store)
 
-    def __init__(self, path: Path | None) -> None:
-        self._file: TextIO | None = path.open("w", newline="") if path is not None else None
+    def restore(made: Stream) -> Any:
+        restore_alerts(store, made)
+        return restore_detector(made)
 
-    def __enter__(self) -> TextIO | None:
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    return restore
 
 
-def _message_outcomes(pipeline: Pipeline, recording: Path) -> Iterator[tuple[int, Outcome]]:
+def _named(configuration: Configuration, name: str | None) -> StreamSettings:
+    """Return the stream that a CSV file belongs to: the only one, or the one that is named."""
+    streams = {settings.name: settings for settings in configuration.streams}
+    if name is None and len(streams) == 1:
+        return configuration.streams[0]
+    if name not in streams:
+        raise RecordingError(
+            f"expected one of the streams {', '.join(streams)}, found {name or 'none'}; name it with --stream"
+        )
+    return streams[name]
+
+
+def _score(one: Decided) -> list[Any]:
+    found = one.assessment
+    return [found.at, one.stream, f"{found.score:.6g}", f"{found.p_value:.6g}", one.alert_state.value]
+
+
+def _messages(pipeline: Pipeline, recording: Path) -> Iterator[tuple[int, Outcome]]:
     """Process in arrival order; each whole second of virtual time is looked at for silence, as the daemon does."""
     for second, group in itertools.groupby(read_messages(recording), key=lambda m: int(m.received_at)):
         messages: list[InboundMessage] = list(group)
@@ -146,17 +138,11 @@ def _message_outcomes(pipeline: Pipeline, recording: Path) -> Iterator[tuple[int
             yield len(batch), pipeline.process(batch)
 
 
-def _csv_outcomes(
-    pipeline: Pipeline, configuration: Configuration, recording: Path, name: str | None, time_column: str
+def _rows(
+    pipeline: Pipeline, configuration: Configuration, recording: Path, time_column: str
 ) -> Iterator[tuple[int, Outcome]]:
-    names = [settings.name for settings in configuration.streams]
-    if name is None and len(names) == 1:
-        name = names[0]
-    if name not in names:
-        raise RecordingError(f"expected one of the streams {', '.join(names)}, found {name}; name it with --stream")
-    settings = configuration.streams[names.index(name)]
-    topic = settings.topic.replace("+", "replay").replace("#", "replay")
-    stream = pipeline.stream_of(topic)
+    (settings,) = configuration.streams
+    stream = pipeline.stream_of(settings.topic.replace("+", "replay").replace("#", "replay"))
     assert stream is not None
     for sample in read_csv(recording, time_column):
         yield 1, pipeline.process_sample(stream, sample)
