@@ -35,16 +35,17 @@ $(CONVERTER_STAMP): pyproject.toml $(CONVERTER_CONSTRAINTS)
 
 test: $(STAMP)
 	@echo "== running the tests"
-	$(BIN)/python -m pytest -m "not converter" --cov=agent --cov-report=term:skip-covered
+	COVERAGE_FILE=$(VENV)/.coverage $(BIN)/python -m pytest -m "not converter" --cov=agent --cov-report=term:skip-covered
 
 test-converter: $(CONVERTER_STAMP)
 	@echo "== running the converter's tests"
-	$(CONVERTER_BIN)/python -m pytest tests/converter --cov=converter --cov-report=term:skip-covered --cov-fail-under=90
+	COVERAGE_FILE=$(CONVERTER_VENV)/.coverage $(CONVERTER_BIN)/python -m pytest tests/converter \
+		--cov=converter --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(STAMP)
 	@echo "== format, lint, types, layers"
-	$(BIN)/ruff format --check agent converter tests
-	$(BIN)/ruff check agent converter tests
+	$(BIN)/ruff format --check agent converter tests .ci
+	$(BIN)/ruff check agent converter tests .ci
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -11,7 +11,7 @@ from agent.errors import RedshankError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 2 for usage, 78 for a bundle or a missing package."""
+    """Run one command; return its exit code: 0, 1 for a file, 2 for usage, 78 for a bundle or a missing package."""
     parser = argparse.ArgumentParser(prog="redshank-convert", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     encoder = commands.add_parser("encoder", help="build the bundle of a known encoder")
@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except RedshankError as error:
         sys.stderr.write(f"{error}\n")
         return 78
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

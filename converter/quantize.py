@@ -27,6 +27,8 @@ def export_int8(network: Any, windows: npt.NDArray[np.float32]) -> bytes:
     import torch  # noqa: PLC0415  heavy, and only here
     from ai_edge_quantizer import quantizer, recipe  # noqa: PLC0415  heavy, and only here
 
+    if len(windows) < max(BATCHES):
+        raise ValueError(f"expected at least {max(BATCHES)} representative windows, found {len(windows)}")
     made: Any = litert_torch
     for batch in BATCHES:
         made = made.signature(f"batch_{batch}", network, (torch.zeros(batch, *windows.shape[1:]),))

@@ -91,6 +91,7 @@ def pretrain(
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         schedule.load_state_dict(saved["schedule"])
+        threshold.data, slope.data = saved["threshold"], saved["slope"]
         done = saved["step"]
     network.train()
     bar = tqdm(range(done, steps), initial=done, total=steps, desc="pretraining", unit="step")
@@ -118,6 +119,8 @@ def pretrain(
                     "network": network.state_dict(),
                     "optimiser": optimiser.state_dict(),
                     "schedule": schedule.state_dict(),
+                    "threshold": threshold.data,
+                    "slope": slope.data,
                     "step": step + 1,
                 },
                 partial,
