@@ -35,11 +35,11 @@ $(CONVERTER_STAMP): pyproject.toml $(CONVERTER_CONSTRAINTS)
 
 test: $(STAMP)
 	@echo "== running the tests"
-	COVERAGE_FILE=$(VENV)/.coverage $(BIN)/python -m pytest -m "not converter" --cov=agent --cov-report=term:skip-covered
+	COVERAGE_FILE=$(abspath $(VENV))/.coverage $(BIN)/python -m pytest -m "not converter" --cov=agent --cov-report=term:skip-covered
 
 test-converter: $(CONVERTER_STAMP)
 	@echo "== running the converter's tests"
-	COVERAGE_FILE=$(CONVERTER_VENV)/.coverage $(CONVERTER_BIN)/python -m pytest tests/converter \
+	COVERAGE_FILE=$(abspath $(CONVERTER_VENV))/.coverage $(CONVERTER_BIN)/python -m pytest tests/converter \
 		--cov=converter --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(STAMP)
