@@ -25,6 +25,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 DEFAULT_CONFIG: Final = Path("/etc/redshank/redshank.yaml")
 EXIT_REFUSED: Final = 69
 EXIT_CONFIGURATION: Final = 78
+RECORDERS_SESSION_S: Final = 60.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,9 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from agent.app import Agent  # noqa: PLC0415  the runtime is loaded only where it is needed
+    from agent.adapters.allocator import return_memory  # noqa: PLC0415  the runtime is loaded only where it is needed
+    from agent.app import Agent  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
+    return_memory()
     agent = Agent(load_configuration(options.config))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
@@ -108,12 +111,21 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _record(options: argparse.Namespace) -> int:
+    import msgspec  # noqa: PLC0415  as above
+
     from agent.adapters.mqtt import MqttClient, MqttEvents  # noqa: PLC0415  as above
     from agent.adapters.recording import line_of, open_to_append  # noqa: PLC0415  as above
     from agent.app import with_defaults  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
     configuration = with_defaults(load_configuration(options.config))
+    # A client of its own beside the agent's, whose session does not gather messages long after the recording.
+    broker, name = configuration.broker, f"{configuration.agent.id}-recorder"
+    broker = msgspec.structs.replace(
+        broker,
+        client_id=f"{broker.client_id}-recorder" if broker.client_id else "",
+        session_expiry_s=min(broker.session_expiry_s, RECORDERS_SESSION_S),
+    )
     stop = threading.Event()
     counted = 0
 
@@ -135,8 +147,8 @@ def _record(options: argparse.Namespace) -> int:
 
         recorder = Recorder()
         client = MqttClient(
-            configuration.broker,
-            agent_id=f"{configuration.agent.id}-recorder",
+            broker,
+            agent_id=name,
             subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
             events=recorder,
             topic_prefix=configuration.agent.topic_prefix,

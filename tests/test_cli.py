@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.adapters.recording import line_of, read_messages
+from agent.adapters.tflite import available_runtimes
+from agent.cli import main
+from agent.ports import InboundMessage
+from tests.brokers import Peer, ScriptedBroker, free_port, wait_until
+
+ROOT = Path(__file__).parents[1]
+START = 1_700_000_000
+COMMAND = [sys.executable, "-m", "agent.cli"]
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Put back the handlers that a command may have set."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Return a function that writes a configuration and tells its path."""
+
+    def make(broker="", stream="", text=None, listen=None):
+        path = tmp_path / "redshank.yaml"
+        path.write_text(
+            text
+            or f"""
+agent: {{id: pi, state_dir: {tmp_path}/state}}
+broker: {{{broker}}}
+metrics: {{listen: "{listen or f"127.0.0.1:{free_port()}"}"}}
+streams:
+  - name: pump
+    topic: plant/+/telemetry
+    channels: [temp]
+    time: {{path: ts}}
+    reference: {{size: 300, warm_up: 200}}
+    alert: {{false_alarms: 1 per 10000 decisions, cooldown: 5s}}
+    {stream}
+"""
+        )
+        return path
+
+    return make
+
+
+def reading(i):
+    rng = random.Random(i)
+    temp = 20 + math.sin(i / 15) + rng.gauss(0, 0.1) + (8 if 300 <= i < 310 else 0)
+    return json.dumps({"ts": START + i, "temp": round(temp, 3)}).encode()
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "recording.jsonl"
+    messages = [InboundMessage("plant/a/telemetry", reading(i), START + i + 0.1, 0.0) for i in range(330)]
+    messages += [InboundMessage("plant/a/telemetry", b"{", START + 340.0, 0.0)] * 2
+    path.write_bytes(b"".join(map(line_of, messages)))
+    return path
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts a command as a process of its own."""
+    processes = []
+
+    def make(*arguments):
+        processes.append(
+            subprocess.Popen(
+                [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return processes[-1]
+
+    yield make
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def finish(process, *, number=None):
+    """Return exit code, output and errors of a process, after sending it a signal if one is given."""
+    if number is not None:
+        process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+# check
+
+
+def test_a_good_configuration_is_called_good(configure, capsys):
+    path = configure()
+    assert main(["check", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: good, 1 streams\n"
+
+
+def test_the_example_configuration_is_good(capsys):
+    assert main(["check", str(ROOT / "deploy" / "redshank.example.yaml")]) == 0
+    assert "good" in capsys.readouterr().out
+
+
+def test_every_problem_of_a_configuration_is_told_with_its_line(configure, capsys):
+    path = configure(
+        text="""\
+agent: {id: pi, snapshot_interval: soon}
+streams:
+  - name: a/b
+    topic: x
+    strid: 2
+  - {topic: y, alert: {false_alarms: 7}}
+"""
+    )
+    assert main(["check", str(path)]) == 78
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 4
+    for found, wanted in zip(
+        sorted(lines),
+        ["1 agent.snapshot_interval", "5 streams[0].strid", "6 streams[1].alert", "6 streams[1].name"],
+        strict=True,
+    ):
+        assert found.startswith(f"{path}:{wanted}")
+    assert "did you mean 'stride'?" in err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "says"),
+    [("sensor-smal", "installed: sensor-small"), ("/nowhere", "/nowhere/manifest.json: expected an encoder bundle's")],
+)
+def test_an_encoder_that_is_not_there_is_a_problem_of_the_configuration(configure, capsys, encoder, says):
+    assert main(["check", str(configure(stream=f"encoder: {encoder}"))]) == 78
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["check"], ["run", "--config"], ["replay", "x.jsonl", "--config"]])
+def test_a_configuration_that_is_not_there_is_named(tmp_path, capsys, command):
+    assert main([*command, str(tmp_path / "none.yaml")]) == 78
+    assert f"{tmp_path}/none.yaml: expected a configuration file, found none" in capsys.readouterr().err
+
+
+def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
+    password = tmp_path / "password"
+    broker = f'username: pi, password_file: "{password}"'
+    rare = "period: 1s, alert: {false_alarms: 1 per year}"
+    text = f"broker: {{{broker}}}\nstreams: [{{name: pump, topic: a, {rare}}}, {{name: fan, topic: b, stride: 60}}]\n"
+    path = configure(text=text)
+
+    def warnings():
+        assert main(["check", str(path)]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+
+    missing = warnings()
+    assert len(missing) == 2
+    assert "stream pump: 1 per year with a decision every 1 s is rarer than" in missing[0]
+    assert missing[1] == f"warning: broker.password_file {password}: no such file yet"
+    password.write_text("secret\n")
+    password.chmod(0o640)
+    assert warnings()[1] == f"warning: broker.password_file {password} can be read by others; chmod 600 it"
+    password.chmod(0o600)
+    assert len(warnings()) == 1
+
+
+# encoders
+
+
+def test_installed_encoders_are_listed_with_each_runtime_measured(capsys):
+    assert main(["encoders"]) == 0
+    first, *measured = capsys.readouterr().out.splitlines()
+    assert first.startswith("sensor-small: input 64 x 2, embedding 32, int8, ")
+    assert first.endswith(
+        " sha256 "
+        + json.loads((ROOT / "agent/encoders/sensor-small/manifest.json").read_text())["variants"][0]["sha256"][:12]
+    )
+    assert [line.split()[0] for line in measured] == available_runtimes()
+    assert all(0 < float(line.split(": ")[1].removesuffix(" us per window")) < 1e5 for line in measured)
+
+
+# replay
+
+
+def test_a_replay_tells_alerts_and_a_sum_and_ends_with_0(configure, recording, tmp_path, capsys):
+    arguments = ["replay", str(recording), "--config", str(configure())]
+    files = ["--scores", str(tmp_path / "scores.csv"), "--alerts", str(tmp_path / "alerts.jsonl")]
+    assert main([*arguments, *files, "--state", str(tmp_path / "replayed")]) == 0
+    *alerts, total = capsys.readouterr().out.splitlines()
+    assert total == f"1 streams, 97 decisions, {len(alerts) - len(alerts) // 2} alerts raised; rejected: 2 malformed"
+    assert " raised " in alerts[0]
+    assert "pump/a looks unusual: temp 100 %" in alerts[0]
+    told = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text().splitlines()]
+    assert [line.split()[2] for line in alerts] == [alert["id"] for alert in told]
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 98
+    assert (tmp_path / "replayed" / "state.sqlite").is_file()
+
+
+def test_a_replay_in_which_nothing_was_wrong_says_so(configure, tmp_path, capsys):
+    path = tmp_path / "quiet.csv"
+    path.write_text("when,temp\n" + "".join(f"{START + i},{20 + i % 5}\n" for i in range(50)))
+    assert main(["replay", str(path), "--config", str(configure()), "--time-column", "when", "--stream", "pump"]) == 0
+    assert capsys.readouterr().out == "1 streams, 0 decisions, 0 alerts raised; rejected: none\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "says"),
+    [
+        (None, [], "expected a recording (.jsonl or .csv), found no such file"),
+        ("rubbish\n", [], "recording.csv:1: expected a column 'time', found rubbish; name it with --time-column"),
+        ("time,a\nnever,1\n", [], "recording.csv:2: expected a time"),
+        ("time,a\n1,1\n", ["--stream", "fan"], "expected one of the streams pump, found fan"),
+    ],
+)
+def test_a_recording_that_cannot_be_read_ends_a_replay_with_2(configure, tmp_path, capsys, content, arguments, says):
+    path = tmp_path / "recording.csv"
+    if content is not None:
+        path.write_text(content)
+    assert main(["replay", str(path), "--config", str(configure()), *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_where_results_cannot_be_written_the_file_is_named(configure, recording, capsys):
+    assert main(["replay", str(recording), "--config", str(configure()), "--scores", "/nowhere/scores.csv"]) == 1
+    assert "/nowhere/scores.csv" in capsys.readouterr().err
+
+
+def test_a_state_directory_that_cannot_be_used_ends_with_1(configure, recording, tmp_path, capsys):
+    (tmp_path / "state" / "state.sqlite").mkdir(parents=True)
+    arguments = ["replay", str(recording), "--config", str(configure()), "--state", str(tmp_path / "state")]
+    assert main(arguments) == 1
+    assert "state.sqlite: expected a database that can be written" in capsys.readouterr().err
+
+
+# record
+
+
+def subscribed(broker):
+    return lambda: "Received SUBSCRIBE from redshank-pi-recorder" in broker.log
+
+
+def test_what_is_recorded_from_a_broker_is_what_a_replay_reads(mosquitto, configure, start, tmp_path, capsys):
+    path, out = configure(f'url: "{mosquitto.url}"'), tmp_path / "out.jsonl"
+    peer = Peer(mosquitto)
+    process = start("record", "--config", path, "--out", out)
+    wait_until(subscribed(mosquitto), 20)
+    payloads = [reading(i) for i in range(330)] + [b"\xff\x00", b""]
+    for payload in payloads:
+        peer.publish("plant/a/telemetry", payload)
+    peer.publish("elsewhere", b"1")
+    wait_until(lambda: out.exists() and out.read_bytes().count(b"\n") == len(payloads))
+    peer.close()
+    code, _, errors = finish(process, number=signal.SIGTERM)
+    assert (code, errors.splitlines()[-1]) == (0, f"{len(payloads)} messages in {out}")
+    assert [(one.topic, one.payload) for one in read_messages(out)] == [("plant/a/telemetry", one) for one in payloads]
+    assert main(["replay", str(out), "--config", str(path)]) == 0
+    found = capsys.readouterr().out
+    assert " raised " in found.splitlines()[0]
+    assert "1 streams, 97 decisions" in found
+
+
+def test_a_recording_goes_on_in_the_same_file_and_ends_when_its_time_is_over(mosquitto, configure, start, tmp_path):
+    path, out = configure(f'url: "{mosquitto.url}"'), tmp_path / "out.jsonl"
+    whole = line_of(InboundMessage("plant/a/telemetry", b"1", 5.0, 0.0))
+    out.write_bytes(whole + whole[:20])
+    peer = Peer(mosquitto)
+    peer.publish("plant/a/telemetry", b"2", retain=True)
+    peer.close()
+    code, _, errors = finish(start("record", "--config", path, "--out", out, "--seconds", "4"))
+    assert (code, errors.splitlines()[-1]) == (0, f"1 messages in {out}")
+    assert [(one.payload, one.retained) for one in read_messages(out)] == [(b"1", False), (b"2", True)]
+
+
+def test_a_recorder_does_not_push_the_agent_off_its_connection(mosquitto, configure, start, tmp_path):
+    path = configure(f'url: "{mosquitto.url}", client_id: mine')
+    start("run", "--config", path)
+    wait_until(lambda: "Received SUBSCRIBE from mine\n" in mosquitto.log, 20)
+    code, _, _ = finish(start("record", "--config", path, "--out", tmp_path / "out.jsonl", "--seconds", "1"))
+    assert code == 0
+    assert "Received SUBSCRIBE from mine-recorder\n" in mosquitto.log
+    assert "mine disconnected" not in mosquitto.log.replace("mine-recorder", "")
+    assert "taken over" not in mosquitto.log
+
+
+def test_a_recorders_session_gathers_messages_for_a_minute_only(configure, start, tmp_path):
+    broker = ScriptedBroker({})
+    process = start("record", "--config", configure(f'url: "{broker.url}"'), "--out", tmp_path / "out.jsonl")
+    wait_until(lambda: broker.packets, 20)
+    kind, body = broker.packets[0]
+    assert kind == 1
+    assert b"\x11" + (60).to_bytes(4, "big") in body  # CONNECT's session expiry interval
+    assert finish(process, number=signal.SIGINT)[0] == 0
+    broker.close()
+
+
+def test_a_file_that_cannot_be_recorded_to_is_named(configure, capsys):
+    assert main(["record", "--config", str(configure()), "--out", "/nowhere/out.jsonl"]) == 1
+    assert "/nowhere/out.jsonl" in capsys.readouterr().err
+
+
+# refused credentials
+
+
+@pytest.mark.parametrize("command", ["run", "record"])
+def test_refused_credentials_end_a_command_with_69_and_say_what_to_check(
+    make_mosquitto, configure, tmp_path, capsys, command
+):
+    broker = make_mosquitto(users={"pi": "right"})
+    secret = tmp_path / "password"
+    secret.write_text("wr0ng-s3cret")
+    path = configure(f'url: "{broker.url}", username: pi, password_file: "{secret}"')
+    arguments = ["--out", str(tmp_path / "out.jsonl")] if command == "record" else []
+    assert main([command, "--config", str(path), *arguments]) == 69
+    err = capsys.readouterr().err
+    assert "check broker.username and broker.password_file" in err
+    assert "wr0ng" not in err
+
+
+# run
+
+
+def test_a_signal_ends_the_daemon_with_0(mosquitto, configure, start):
+    process = start("run", "--config", configure(f'url: "{mosquitto.url}"'))
+    wait_until(lambda: "Received SUBSCRIBE from redshank-pi" in mosquitto.log, 20)
+    code, _, errors = finish(process, number=signal.SIGINT)
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_a_metrics_address_in_use_ends_the_daemon_with_1_and_is_named(mosquitto, configure, capsys):
+    taken = f"127.0.0.1:{mosquitto.port}"
+    assert main(["run", "--config", str(configure(f'url: "{mosquitto.url}"', listen=taken))]) == 1
+    assert f"metrics.listen: expected an address that is ours and free, found {taken}" in capsys.readouterr().err
+
+
+# demo, and the command line itself
+
+
+def test_without_the_extra_the_demo_says_what_to_install(tmp_path):
+    (tmp_path / "psutil.py").write_text("raise ModuleNotFoundError(name='psutil')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    found = subprocess.run([*COMMAND, "demo"], env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 78
+    assert found.stderr == "psutil is not installed; pip install 'redshank[demo]'\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["check"], ["record"], ["--log-level", "loud", "encoders"]])
+def test_wrong_use_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: redshank" in capsys.readouterr().err
+
+
+def test_the_program_runs_as_a_module_and_tells_its_commands():
+    found = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    for command in ("run", "check", "record", "replay", "demo", "encoders"):
+        assert f"    {command} " in found.stdout
