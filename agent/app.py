@@ -16,7 +16,7 @@ from agent.adapters.mqtt import MqttClient, MqttEvents, Token, Topics
 from agent.adapters.store import Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
-from agent.adapters.tflite import load_encoder
+from agent.adapters.tflite import installed_runtimes, load_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
 from agent.config import Configuration, default_agent_id
@@ -46,10 +46,21 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-def load_encoders(configuration: Configuration) -> dict[str, Encoder]:
-    """Return every encoder that the streams name. Raises BundleError."""
+def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder]:
+    """Return every encoder that the streams name. Raises BundleError.
+
+    Which runtime is fastest is measured once and kept in `store`: snapshots are of the runtime they were made with.
+    """
     names = sorted({stream.encoder for stream in configuration.streams} - {NO_ENCODER})
-    return {name: load_encoder(find_bundle(name)) for name in names}
+    loaded: dict[str, Encoder] = {}
+    for name in names:
+        bundle = find_bundle(name)
+        question = f"runtime for {bundle.manifest.variants[0].sha256} among {', '.join(installed_runtimes())}"
+        chosen = store.choice(question) if store is not None else None
+        loaded[name] = load_encoder(bundle, chosen)
+        if store is not None and chosen is None:
+            store.choose(question, loaded[name].runtime.split()[0])
+    return loaded
 
 
 def make_restore(store: Store) -> Any:
@@ -87,8 +98,8 @@ class Agent(MqttEvents):
         self.configuration = configuration = with_defaults(configuration)
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams)
-        encoders = load_encoders(configuration)
         self.store = Store(Path(agent.state_dir))
+        encoders = load_encoders(configuration, self.store)
         self._saved_alerts = {(row.stream, row.kind): row.state for row in self.store.alerts()}
         self.topics = Topics(agent.topic_prefix, agent.id)
         self._restore = make_restore(self.store)
@@ -128,7 +139,7 @@ class Agent(MqttEvents):
     # Called in the network thread
 
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
-        """Enqueue; when full, QoS 0 messages are dropped, oldest first. QoS 1 is bounded by receive maximum."""
+        """Enqueue; when full, QoS 0 messages are dropped, oldest first, until one of QoS 1 stops that."""
         queue = self._queue
         queue.extend(messages)
         limit = self.configuration.agent.queue_size
@@ -139,6 +150,10 @@ class Agent(MqttEvents):
                 break
             self.telemetry.queue_dropped.inc()
         self._arrived.set()
+
+    def is_full(self) -> bool:
+        """Tell whether the queue is full of what may not be dropped: not every broker heeds receive maximum."""
+        return len(self._queue) > self.configuration.agent.queue_size
 
     def on_connected(self, *, session_present: bool) -> None:
         """Publish retained state again: the broker may have lost it."""

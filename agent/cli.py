@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="watch this machine, provoke a disturbance, show the alert")
     demo.add_argument("--broker", metavar="URL", help="use this broker; default: start Mosquitto, else amqtt")
     demo.add_argument("--forever", action="store_true", help="keep watching, provoke nothing")
+    demo.add_argument("--picture", type=Path, metavar="FILE.svg", help="write a picture of what was shown")
     commands.add_parser("encoders", help="list installed encoder bundles, measured here")
     return top
 
@@ -198,7 +199,7 @@ def _demo(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[demo]'\n")
         return EXIT_CONFIGURATION
-    return demo(broker_url=options.broker, forever=options.forever)
+    return demo(broker_url=options.broker, forever=options.forever, picture=options.picture)
 
 
 def _encoders(options: argparse.Namespace) -> int:

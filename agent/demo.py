@@ -21,12 +21,12 @@ from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Final
 
 import psutil
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from agent.adapters.mqtt import BrokerSettings, MqttClient, MqttEvents, Protocol
+from agent.demo_view import CHANNELS, HISTORY, Screen, write_picture
 from agent.errors import RedshankError
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ if TYPE_CHECKING:
 PERIOD_S: Final = 0.1
 WARM_UP: Final = 300  # samples, half a minute
 QUIET_S: Final = 5.0
+AFTER_ALERT_S: Final = 2.0
 MAX_DISTURBANCE_S: Final = 20.0
 MAX_CLEARING_S: Final = 40.0
 MAX_LEARNING_S: Final = 90.0
-_BARS: Final = " ▁▂▃▄▅▆▇█"
-_LEAST_SHARE: Final = 0.01
 _MEMORY_BYTES: Final = 300 * 1024 * 1024
 _CONFIGURATION: Final = """\
 agent: {{id: demo, state_dir: {folder}/state}}
@@ -54,8 +53,7 @@ streams:
     period: 100ms
     score_topic: always
     reference: {{size: 1000, warm_up: {warm_up}}}
-    alert: {{false_alarms: 1 per hour, after: 3, clear_after: 10, cooldown: 5s,
-      min_change: {{cpu.user: 10, cpu.system: 10, mem.used: 50, disk.read: 5, disk.write: 5, net.in: 1, net.out: 1}}}}
+    alert: {{false_alarms: 1 per hour, after: 3, clear_after: 10, cooldown: 5s, min_change: {{{least}}}}}
 """
 _BURN: Final = {
     "processor": "while True: pass",
@@ -111,7 +109,7 @@ class Watcher(MqttEvents):
     def __init__(self) -> None:
         self.state: dict[str, Any] = {}
         self.alerts: list[dict[str, Any]] = []
-        self.scores: deque[float] = deque(maxlen=60)
+        self.scores: deque[float] = deque(maxlen=HISTORY)
         self.client: MqttClient | None = None
 
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
@@ -221,16 +219,18 @@ class Demo:
         self.folder = folder
         self.watcher = Watcher()
         self.counters = Counters()
-        self.reading: dict[str, Any] = {}
-        self.headline = ""
-        self.broker = broker
+        self.screen = Screen(broker)
+        self.shown: list[RenderableType] = [Text("$ redshank demo", style="bold")]
         settings = BrokerSettings(url=url, protocol=Protocol.V311)
         self.mqtt = MqttClient(
             settings, agent_id="demo-viewer", subscriptions=[("redshank/demo/#", 1)], events=self.watcher
         )
         self.watcher.client = self.mqtt
         configuration = folder / "redshank.yaml"
-        configuration.write_text(_CONFIGURATION.format(folder=folder, url=url, port=free_port(), warm_up=WARM_UP - 33))
+        least = ", ".join(f"{name}: {change:g}" for name, (_, change) in CHANNELS.items())
+        configuration.write_text(
+            _CONFIGURATION.format(folder=folder, url=url, port=free_port(), warm_up=WARM_UP - 33, least=least)
+        )
         self.log = (folder / "agent.log").open("wb")
         self.agent = subprocess.Popen(  # noqa: S603  our own program
             [sys.executable, "-m", "agent.cli", "run", "--config", str(configuration)], stderr=self.log
@@ -245,42 +245,40 @@ class Demo:
 
     def _acts(self) -> int:
         begun = monotonic()
-        self.headline = "learning what this machine looks like"
+        self.screen.headline = "learning what this machine looks like"
         if not self._until(lambda: self.watcher.state.get("phase") == "active", MAX_LEARNING_S):
             return self._fail("the agent did not finish learning")
         self.say(f"learnt in {monotonic() - begun:.0f} s; now watching")
-        self.headline = "watching; all is as it was"
+        self.screen.headline = "watching; all is as it was"
         self._until(lambda: False, QUIET_S)
         self._until(lambda: self.watcher.state.get("alert") != "firing", MAX_CLEARING_S)
         seen = len(self.watcher.alerts)
-        self.headline = "disturbance: burning processor, memory and disk"
+        self.screen.headline = "disturbance: burning processor, memory and disk"
         self.say("starting processes that burn processor, memory and disk")
         disturbance = Disturbance(self.folder)
         try:
             self._until(lambda: self.watcher.alert("raised", seen) is not None, MAX_DISTURBANCE_S)
-            raised = self.watcher.alert("raised", seen)
-            self._until(lambda: False, 2.0)
+            raised = self.screen.raised = self.watcher.alert("raised", seen)
+            self._until(lambda: False, AFTER_ALERT_S)
+            self.shown.append(self.screen.render())
         finally:
             disturbance.stop()
         if raised is None:
             return self._fail("no alert was raised")
-        shares = ", ".join(
-            f"{p['name']} {100 * p['share']:.0f} %" for p in raised["evidence"]["parts"] if p["share"] >= _LEAST_SHARE
-        )
-        self.say(f"ALERT over MQTT: {shares}", "bold red")
-        self.say(f"  {raised['message']}")
-        self.headline = "the disturbance is over; waiting for the alert to clear"
+        self.say(f"ALERT over MQTT: {raised['message']}", "bold red")
+        self.screen.headline = "the disturbance is over; waiting for the alert to clear"
         if not self._until(lambda: self.watcher.alert("cleared", seen) is not None, MAX_CLEARING_S):
             return self._fail("the alert did not clear")
         cleared = self.watcher.alert("cleared", seen)
         assert cleared is not None
+        self.screen.cleared = cleared
         self.say(f"CLEARED over MQTT: {cleared['message']}", "bold green")
-        self.headline = "done: raised and cleared, both seen over MQTT"
+        self.screen.headline = "done: raised and cleared, both seen over MQTT"
         self.live.update(self.view())
         return 0
 
     def _forever(self) -> int:
-        self.headline = "watching until interrupted"
+        self.screen.headline = "watching until interrupted"
         self._until(lambda: False, float("inf"))
         return 0
 
@@ -288,8 +286,9 @@ class Demo:
         """Publish readings at 10 Hz until the condition holds; tell whether it did in time."""
         deadline = monotonic() + limit_s
         for _ in _ticks(PERIOD_S):
-            self.reading = self.counters.sample()
-            self.mqtt.publish("demo/machine", json.dumps(self.reading).encode(), qos=0)
+            reading = self.counters.sample()
+            self.mqtt.publish("demo/machine", json.dumps(reading).encode(), qos=0)
+            self.screen.add(reading)
             self.live.update(self.view())
             if condition():
                 return True
@@ -299,7 +298,9 @@ class Demo:
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the live view."""
-        self.console.print(text, style=style or None)
+        line = Text(text, style=style)
+        self.console.print(line)
+        self.shown.append(line)
 
     def _fail(self, why: str) -> int:
         self.say(f"FAILED: {why}; the agent's log:", "bold red")
@@ -307,19 +308,12 @@ class Demo:
         self.say((self.folder / "agent.log").read_text(errors="replace")[-2000:])
         return 1
 
-    def view(self) -> Group:
-        """Return the live view: values, score, phase."""
-        table = Table(box=None, show_header=False, padding=(0, 2))
-        for group, values in self.reading.items():
-            if isinstance(values, dict):
-                table.add_row(group, "   ".join(f"{name} {value:g}" for name, value in values.items()))
-        left = self.watcher.state.get("learning_left_s")
-        if self.watcher.state.get("phase") == "learning" and left:
-            table.add_row("learning", f"{left:.0f} s left when last heard")
-        highest = max([6.0, *self.watcher.scores])
-        bars = "".join(_BARS[min(8, int(8 * max(0.0, s) / highest))] for s in self.watcher.scores)
-        table.add_row("score", f"{self.watcher.scores[-1] if self.watcher.scores else 0.0:5.1f}  {bars}")
-        return Group(Text(f"{self.headline}  (broker: {self.broker})", style="bold"), table)
+    def view(self) -> RenderableType:
+        """Return the live view."""
+        state = self.watcher.state
+        self.screen.learning_left_s = state.get("learning_left_s") if state.get("phase") == "learning" else None
+        self.screen.scores = list(self.watcher.scores)  # another thread adds to it
+        return self.screen.render()
 
     def close(self) -> None:
         """Stop the agent and the connection."""
@@ -337,8 +331,8 @@ def _ticks(period_s: float) -> Iterator[None]:
         sleep(max(0.0, due - monotonic()))
 
 
-def demo(*, broker_url: str | None, forever: bool) -> int:
-    """Run the demo; return 0 only if the alert was seen raised and cleared."""
+def demo(*, broker_url: str | None, forever: bool, picture: Path | None) -> int:
+    """Run the demo; return 0 only if the alert was seen raised and cleared, with the picture written if asked for."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="redshank-demo-") as name:
         folder = Path(name)
@@ -346,12 +340,15 @@ def demo(*, broker_url: str | None, forever: bool) -> int:
             broker, url, stop_broker = broker_url, broker_url, _nothing
         else:
             broker, url, stop_broker = start_broker(folder)
-        console.print(f"broker: {broker}; about {WARM_UP * PERIOD_S:.0f} s of learning come first")
         show = Demo(url, broker, folder, console)
+        show.say(f"about {WARM_UP * PERIOD_S:.0f} s of learning come first")
         try:
-            return show.run(forever=forever)
+            code = show.run(forever=forever)
+            if code == 0 and picture is not None:
+                write_picture(picture, show.shown)
         except KeyboardInterrupt:
             return 130
         finally:
             show.close()
             stop_broker()
+        return code

@@ -75,7 +75,7 @@ def replay(
         agent = configuration.agent
         pipeline = Pipeline(
             configuration,
-            load_encoders(configuration),
+            load_encoders(configuration, store),
             Topics(agent.topic_prefix, agent.id),
             observer,
             restore=_resume(store) if store is not None else None,

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS choices (question TEXT PRIMARY KEY, answer TEXT NOT NULL);
 """
 
 
@@ -115,6 +116,16 @@ class Store:
         with self._database as database:
             database.execute("DELETE FROM retained")
             database.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in sorted(topics)])
+
+    def choice(self, question: str) -> str | None:
+        """Return what was chosen before, None if nothing was."""
+        row = self._database.execute("SELECT answer FROM choices WHERE question = ?", (question,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def choose(self, question: str, answer: str) -> None:
+        """Remember a choice."""
+        with self._database as database:
+            database.execute("INSERT OR REPLACE INTO choices VALUES (?, ?)", (question, answer))
 
     def subscriptions(self) -> dict[str, int]:
         """Return what the broker's session holds, as last told."""

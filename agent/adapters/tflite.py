@@ -25,6 +25,17 @@ _OPERATOR: Final = re.compile(
 )
 
 
+def installed_runtimes() -> list[str]:
+    """Return names and versions of the runtimes installed here, without importing them."""
+    found = []
+    for name in _RUNTIMES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def available_runtimes() -> list[str]:
     """Return the names of the runtimes that can be imported here."""
     return [name for name in _RUNTIMES if _import(name) is not None]

@@ -68,7 +68,8 @@ class DetectorBank:
         self._lanes = 0
         self._guard = -(-GUARD_SAMPLES // settings.stride)
         self._references = [
-            ReferenceWindow(settings.reference.size, v.dim, step=v.step, offset=v.offset) for v in views
+            ReferenceWindow(settings.reference.size, v.dim, step=v.step, offset=v.offset, timed=v is views[0])
+            for v in views
         ]
         # One row for each lane and view, lane by lane: one call serves all of them.
         self._calibration = Calibration()

@@ -119,13 +119,16 @@ class Workspace:
 
 
 class ReferenceWindow:
-    """First in, first out: int8 [lanes, size, dim]; each lane has its own head, since each admits for itself."""
+    """First in, first out: int8 [lanes, size, dim]; each lane has its own head, since each admits for itself.
 
-    def __init__(self, size: int, dim: int, *, step: float, offset: int) -> None:
+    Times of entry are kept where they will be asked for: `timed`.
+    """
+
+    def __init__(self, size: int, dim: int, *, step: float, offset: int, timed: bool = False) -> None:
         self.size, self.dim, self.step, self.offset = size, dim, step, offset
         self._entries: I8 = np.empty((0, size, dim), np.int8)
         self._norms: F32 = np.empty((0, size), np.float32)  # inf where there is no entry
-        self._times: npt.NDArray[np.uint32] = np.empty((0, size), np.uint32)
+        self._times: npt.NDArray[np.uint32] = np.empty((0, size if timed else 0), np.uint32)  # s since the epoch
         self._count: I64 = np.zeros(0, np.int64)
         self._head: I64 = np.zeros(0, np.int64)
 
@@ -173,7 +176,8 @@ class ReferenceWindow:
         head = self._head[index]
         self._entries[index, head] = entries
         self._norms[index, head] = np.square(entries.astype(np.float32)).sum(axis=1)
-        self._times[index, head] = np.clip(times, 0, 2**32 - 1).astype(np.uint32)
+        if self._times.shape[1]:
+            self._times[index, head] = np.clip(times, 0, 2**32 - 1).astype(np.uint32)
         self._head[index] = (head + 1) % self.size
         self._count[index] = np.minimum(self._count[index] + 1, self.size)
 
@@ -183,7 +187,8 @@ class ReferenceWindow:
         self._norms[lane] = np.inf
         self._entries[lane, : len(kept)] = kept
         self._norms[lane, : len(kept)] = np.square(kept.astype(np.float32)).sum(axis=1)
-        self._times[lane, : len(kept)] = np.clip(when, 0, 2**32 - 1).astype(np.uint32)
+        if self._times.shape[1]:
+            self._times[lane, : len(kept)] = np.clip(when, 0, 2**32 - 1).astype(np.uint32)
         self._count[lane] = len(kept)
         self._head[lane] = len(kept) % self.size
 
@@ -213,7 +218,7 @@ class ReferenceWindow:
         lanes, filled = entries.shape[:2]
         block = slice(first, first + lanes)
         self._entries[block, :filled] = entries
-        self._times[block, :filled] = state["times"]
+        self._times[block, : state["times"].shape[1]] = state["times"]
         self._count[block], self._head[block] = state["count"], state["head"]
         for lane in range(lanes):  # one at a time: all of them as float32 would be four times as large
             norms = np.square(entries[lane].astype(np.float32)).sum(axis=1)

@@ -12,8 +12,8 @@ from agent.core.types import Mode
 from tests import oracles
 
 
-def window_of(lanes, size, dim, *, step=1.0, offset=0):
-    made = ReferenceWindow(size, dim, step=step, offset=offset)
+def window_of(lanes, size, dim, *, step=1.0, offset=0, timed=False):
+    made = ReferenceWindow(size, dim, step=step, offset=offset, timed=timed)
     made.make_room(0, lanes)
     return made
 
@@ -75,7 +75,7 @@ def test_quantizing_is_exact_for_the_networks_own_output():
 
 
 def test_the_nearest_come_with_their_times():
-    window = window_of(2, 10, 1)
+    window = window_of(2, 10, 1, timed=True)
     for i in (10, 20, 30):
         window.insert(np.full((1, 1), i, np.int8), np.array([1]), np.array([1000.0 + i]))
     assert window.nearest(np.full(1, 21, np.int8), 1, 5, Workspace()) == [(1020.0, 1.0), (1030.0, 9.0), (1010.0, 11.0)]

@@ -136,19 +136,24 @@ class Connector:
         poll = select.poll()
         poll.register(orders.fileno(), select.POLLIN)
         poll.register(descriptor, select.POLLIN)
-        writing = more = False
+        more = False
+        asked = select.POLLIN
         farewell_by: float | None = None
         heard = begun = monotonic()
         next_check = begun
         while client.socket() is not None:
-            if writing is not wire.unsent:
-                writing = wire.unsent
-                poll.modify(descriptor, select.POLLIN | (select.POLLOUT if writing else 0))
-            ready = {number for number, _ in poll.poll(0 if more or wire.pending() else TURN_MS)}
+            paused = self._events.is_full()
+            wanted = (0 if paused else select.POLLIN) | (select.POLLOUT if wire.unsent else 0)
+            if wanted != asked:
+                asked = wanted
+                poll.modify(descriptor, wanted)
+            ready = {number for number, _ in poll.poll(0 if not paused and (more or wire.pending()) else TURN_MS)}
             if orders.fileno() in ready:
                 orders.rest()
             now = monotonic()
-            if more or descriptor in ready or wire.pending():
+            if paused:
+                heard = now  # not to have listened is no silence of the broker's
+            elif more or descriptor in ready or wire.pending():
                 more = all(wire.receive() for _ in range(_READS_PER_TURN))
                 heard = now
                 self._deliver(wire)

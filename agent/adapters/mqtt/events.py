@@ -33,6 +33,10 @@ class MqttEvents:
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
         """Take what has arrived, in order; must only enqueue. QoS 1 messages wait for `acknowledge`."""
 
+    def is_full(self) -> bool:
+        """Tell whether to stop reading for now, so that TCP holds the broker back. Acknowledgements still leave."""
+        return False
+
     def on_command(self, command: Command) -> None:
         """Take a command; only if commands are enabled. Its message waits for `acknowledge` too."""
 

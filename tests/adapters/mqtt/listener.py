@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 class Listener(MqttEvents):
     def __init__(self) -> None:
+        self.full = False
         self.messages: list[InboundMessage] = []
         self.commands: list[Command] = []
         self.sessions: list[bool] = []
@@ -33,6 +34,9 @@ class Listener(MqttEvents):
 
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
         self.messages.extend(messages)
+
+    def is_full(self) -> bool:
+        return self.full
 
     def on_command(self, command: Command) -> None:
         self.commands.append(command)

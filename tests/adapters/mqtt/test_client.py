@@ -82,6 +82,24 @@ def test_more_than_twenty_messages_come_before_one_is_acknowledged(mosquitto, ma
     assert listener.payloads == [b"%d" % number for number in range(301)]
 
 
+def test_nothing_is_read_while_the_listener_is_full_and_all_of_it_later(mosquitto, make_client, make_peer):
+    client, listener = make_client(mosquitto.url, "plant/#", receive_maximum=10)
+    peer = make_peer(mosquitto, "redshank/test")
+    peer.publish("plant/a", b"0")
+    wait_until(lambda: listener.payloads == [b"0"])
+    listener.full = True
+    client.acknowledge(listener.messages[0])
+    client.publish("redshank/test", b"still here", qos=0)  # what leaves is not held back
+    wait_until(lambda: peer.payloads("redshank/test") == [b"still here"])
+    for number in range(1, 6):
+        peer.publish("plant/a", b"%d" % number)
+    client.publish("redshank/test", b"and still", qos=0)
+    wait_until(lambda: peer.payloads("redshank/test")[1:] == [b"and still"])
+    assert listener.payloads == [b"0"]
+    listener.full = False
+    wait_until(lambda: listener.payloads == [b"%d" % number for number in range(6)])
+
+
 def test_unacknowledged_messages_come_again_and_acknowledged_ones_do_not(mosquitto, make_client, make_peer):
     client, listener = make_client(mosquitto.url, "plant/#")
     peer = make_peer(mosquitto)
