@@ -87,6 +87,7 @@ def restore_alerts(store: Store, stream: Stream) -> None:
 
 def save_all(store: Store, pipeline: Pipeline) -> None:
     """Write a snapshot of every stream."""
+    store.set_topics([stream.topic for stream in pipeline.streams.values()])
     for stream in pipeline.streams.values():
         store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
 
@@ -104,6 +105,7 @@ class Agent(MqttEvents):
         self.topics = Topics(agent.topic_prefix, agent.id)
         self._restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=self._resume)
+        self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.refused: RefusedError | None = None
         self._queue: deque[InboundMessage] = deque()
         self._arrived = threading.Event()

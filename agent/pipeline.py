@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from agent.config import Configuration, StreamSettings
     from agent.ports import Encoder, InboundMessage, Observer
 
-MAX_PENDING: Final = 64  # decisions made in one go
-MAX_PENDING_LANES: Final = 256  # channels in them
+MAX_PENDING: Final = 32  # decisions made in one go
+MAX_PENDING_LANES: Final = 96  # channels in them
 SNAPSHOT_SCHEMA: Final = 2
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
@@ -189,6 +189,17 @@ class Pipeline:
                 if transition is not None:
                     self._publish(stream, transition, None, None, now, outcome)
         return outcome
+
+    def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
+        """Take up the streams of an earlier run before any of them speaks: one that never does has fallen silent."""
+        for topic in topics:
+            try:
+                stream = self.stream_of(topic)
+            except PayloadRejected as rejection:
+                self._observer.rejected(topic, rejection.reason.value)
+                continue
+            if stream is not None:
+                stream.heard_elapsed_s, stream.heard_at = elapsed_s, now
 
     def stream_of(self, topic: str) -> Stream | None:
         """Return the stream of a concrete topic, made at its first message; None if there is none for it."""

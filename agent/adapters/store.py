@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS streams (topic TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS choices (question TEXT PRIMARY KEY, answer TEXT NOT NULL);
 """
 
@@ -116,6 +117,16 @@ class Store:
         with self._database as database:
             database.execute("DELETE FROM retained")
             database.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in sorted(topics)])
+
+    def topics(self) -> list[str]:
+        """Return the concrete topics of the streams that were watched, sorted."""
+        return [row[0] for row in self._database.execute("SELECT topic FROM streams ORDER BY topic")]
+
+    def set_topics(self, topics: list[str]) -> None:
+        """Remember the concrete topics of the streams that are watched."""
+        with self._database as database:
+            database.execute("DELETE FROM streams")
+            database.executemany("INSERT INTO streams VALUES (?)", [(topic,) for topic in topics])
 
     def choice(self, question: str) -> str | None:
         """Return what was chosen before, None if nothing was."""

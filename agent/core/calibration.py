@@ -9,9 +9,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.core.lanes import Lanes, grown
 from agent.core.types import F32, F64, I64
+
+I16 = npt.NDArray[np.int16]
 
 CALIBRATION_SIZE: Final = 2500
 MIN_SCORES: Final = 50  # fewer past scores than this give no p-value
@@ -21,6 +24,8 @@ MAX_SHAPE: Final = 0.5
 MIN_SCALE: Final = 0.02  # of log distance: a tail is never steeper than that
 TAIL_REACH: Final = 1000.0  # how far beyond the rarest past score a fitted tail is trusted
 
+_EMPTY: Final = -32768
+_LARGEST: Final = 60000.0  # what half precision holds
 _EXPONENTIAL: Final = 1e-6  # a shape below that is taken as zero
 _RANKED_ROWS: Final = 64  # rows compared at once with their past
 
@@ -48,14 +53,29 @@ def fit_tails(excesses: F64) -> tuple[F64, F64]:
     return shape, np.maximum(a0 * (1.0 - shape), MIN_SCALE)
 
 
+def ranks(raw_scores: F32) -> I16:
+    """Return int16 numbers in the order of the scores: the bits of their half-precision floats, made to rise.
+
+    Half the memory, and compared in half the time; scores keep eleven binary digits. -inf is the lowest.
+    """
+    bits = (np.clip(raw_scores, -_LARGEST, _LARGEST) + 0.0).astype(np.float16).view(np.int16)  # no negative zero
+    return bits ^ ((bits >> 15) & 0x7FFF)
+
+
+def scores_of(ranked: I16) -> F64:
+    """Return the scores, float64, that int16 `ranks` stand for."""
+    bits = ranked ^ ((ranked >> 15) & 0x7FFF)
+    return bits.view(np.float16).astype(np.float64)
+
+
 class Calibration:
-    """The last raw scores of each row (a lane's view), and the tail fitted to them."""
+    """The last raw scores of each row (a lane's view) as `ranks`, and the tail fitted to them."""
 
     _STATE: Final = ("scores", "count", "head", "since_fit", "threshold", "shape", "scale")
 
     def __init__(self, size: int = CALIBRATION_SIZE) -> None:
         self.size = size
-        self.scores: F32 = np.empty((0, size), np.float32)  # -inf where empty
+        self.scores: I16 = np.empty((0, size), np.int16)  # the lowest where empty
         self.count: I64 = np.zeros(0, np.int64)
         self.head: I64 = np.zeros(0, np.int64)
         self.since_fit: I64 = np.zeros(0, np.int64)
@@ -65,7 +85,7 @@ class Calibration:
 
     def make_room(self, first: int, last: int) -> None:
         """Begin rows `first` to `last`, without a past."""
-        empty = (-np.inf, 0, 0, REFIT_EVERY, np.inf, 0.0, 1.0)
+        empty = (_EMPTY, 0, 0, REFIT_EVERY, np.inf, 0.0, 1.0)
         for name, value in zip(self._STATE, empty, strict=True):
             array = grown(getattr(self, name), last)
             array[first:last] = value
@@ -81,9 +101,11 @@ class Calibration:
             self._fit(index[stale])
         filled = max(1, int(count.max(initial=0)))
         at_least = np.empty(len(index), np.int64)
+        missing = np.isnan(raw_scores)
+        ranked = ranks(np.where(missing, np.float32(0.0), raw_scores))
         for row, block in rows.blocks(_RANKED_ROWS):
             part = slice(row, row + block.stop - block.start)
-            at_least[part] = np.count_nonzero(self.scores[block, :filled] >= raw_scores[part, None], axis=1)
+            at_least[part] = np.count_nonzero(self.scores[block, :filled] >= ranked[part, None], axis=1)
         p = (at_least + 1.0) / (count + 1.0)
         threshold = self.threshold[index]
         above = raw_scores > threshold
@@ -96,13 +118,13 @@ class Calibration:
             heavy = np.power(1.0 + safe * excess, -1.0 / safe)
             p[above] = TAIL_SHARE * np.where(heavy_tailed, heavy, np.exp(-excess))
         np.maximum(p, 1e-300, out=p)
-        p[~enough | np.isnan(raw_scores)] = np.nan
+        p[~enough | missing] = np.nan
         return p
 
     def add(self, rows: I64, raw_scores: F32) -> None:
         """Remember one score for each of the rows."""
         head = self.head[rows]
-        self.scores[rows, head] = raw_scores
+        self.scores[rows, head] = ranks(raw_scores)
         self.head[rows] = (head + 1) % self.size
         self.count[rows] = np.minimum(self.count[rows] + 1, self.size)
         self.since_fit[rows] += 1
@@ -110,8 +132,8 @@ class Calibration:
     def fill(self, row: int, raw_scores: F32) -> None:
         """Replace a row's past by these scores, oldest first: the calibration of a warm-up."""
         kept = raw_scores[-self.size :]
-        self.scores[row] = -np.inf
-        self.scores[row, : len(kept)] = kept
+        self.scores[row] = _EMPTY
+        self.scores[row, : len(kept)] = ranks(kept)
         self.count[row] = len(kept)
         self.head[row] = len(kept) % self.size
         self.since_fit[row] = REFIT_EVERY
@@ -121,10 +143,10 @@ class Calibration:
         counts = self.count[rows]
         for count in np.unique(counts):
             here = rows[counts == count]
-            ordered = np.sort(self.scores[here, :count], axis=1).astype(np.float64)
             above = max(2, round(TAIL_SHARE * int(count)))
-            threshold = ordered[:, count - above - 1]
-            self.shape[here], self.scale[here] = fit_tails(ordered[:, count - above :] - threshold[:, None])
+            highest = scores_of(np.sort(self.scores[here, :count], axis=1)[:, count - above - 1 :])
+            threshold = highest[:, 0]
+            self.shape[here], self.scale[here] = fit_tails(highest[:, 1:] - threshold[:, None])
             self.threshold[here] = threshold
         self.since_fit[rows] = 0
 

@@ -36,7 +36,7 @@ STRIDE = 16
 SIZE = 1000
 PERIOD_S = 0.01
 SECONDS = 5.0
-ROUNDS = 3
+ROUNDS = 1
 
 
 def configuration(folder: Path, url: str, port: int, *, qos: int, score_topic: str = "never") -> Path:
@@ -64,14 +64,15 @@ def warm_state(folder: Path, last_at: float, streams: int) -> None:
     """Leave a state directory in which every stream has a full reference that ends at `last_at`."""
     path = configuration(folder, "mqtt://localhost:1", 1, qos=0)
     settings = with_defaults(load_configuration(path))
-    pipeline = Pipeline(settings, load_encoders(settings), Topics("redshank", "bench"), SilentObserver())
+    store = Store(folder / "state")
+    pipeline = Pipeline(settings, load_encoders(settings, store), Topics("redshank", "bench"), SilentObserver())
     stream = pipeline.stream_of("bench/0")
     readings = [json.loads("{" + rest) for rest in publisher.channels()]
     rows = STRIDE * (SIZE + 250)
     for i in range(rows):
         pipeline.process_sample(stream, Sample(last_at - (rows - i) * PERIOD_S, readings[i % len(readings)]))
     assert stream.bank.reference_size(stream.detector) == SIZE
-    store = Store(folder / "state")
+    store.set_topics([f"bench/{number}" for number in range(streams)])
     for number in range(streams):
         store.save(f"bench/{number}", {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
     store.close()

@@ -4,8 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agent.core.calibration import MIN_SCALE, Calibration, beyond_support, fit_tails
+from agent.core.calibration import MIN_SCALE, Calibration, beyond_support, fit_tails, ranks, scores_of
 from agent.core.lanes import Lanes
 
 
@@ -76,6 +78,15 @@ def test_a_rolling_past_forgets_and_resumes_in_other_rows():
     probe = np.array([170.0, 1.0], np.float32)
     assert np.array_equal(again.p_values(Lanes.of((3, 5)), probe), p_values(*probe), equal_nan=True)
     assert again.count.tolist()[:3] == [0, 0, 0]
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=50))
+def test_ranks_keep_the_order_and_eleven_binary_digits(values):
+    scores = np.sort(np.array(values, np.float32))
+    ranked = ranks(scores)
+    assert (np.diff(ranked.astype(int)) >= 0).all()
+    assert scores_of(ranked) == pytest.approx(np.clip(scores, -60000, 60000), rel=2**-11, abs=1e-7)
+    assert ranks(np.full(1, -np.inf, np.float32))[0] <= ranked[0]
 
 
 def test_budgets_beyond_any_support_are_named():
