@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,15 +38,11 @@ def evidence(due: Due, assessment: Assessment, nearest: list[tuple[float, float]
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
     spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
-    parts = [
-        {
-            "name": detector.grid.channels[part],
-            "share": round(float(shares[part]), 4),
-            "value": _number(values[part]),
-            "expected": [_number(low[part]), _number(high[part])],
-        }
-        for part in order[:MAX_PARTS]
-    ]
+    parts = []
+    for part in order[:MAX_PARTS]:
+        value, *expected = rounded(values[part], low[part], high[part])
+        share = round(float(shares[part]), 4)
+        parts.append({"name": detector.grid.channels[part], "share": share, "value": value, "expected": expected})
     return {
         "parts": parts,
         "view": max(spoke)[1],
@@ -57,8 +54,11 @@ def evidence(due: Due, assessment: Assessment, nearest: list[tuple[float, float]
     }
 
 
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+def rounded(*numbers: float) -> list[float | None]:
+    """Return the numbers to the sixth digit of the largest, so that a trace beside it is 0; None for NaN."""
+    largest = max((abs(one) for one in numbers if np.isfinite(one)), default=0.0)
+    digits = 5 - math.floor(math.log10(largest)) if largest > 0 else 0
+    return [round(float(one), digits) + 0.0 if np.isfinite(one) else None for one in numbers]
 
 
 def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | None) -> str:

@@ -96,6 +96,10 @@ def bars(values: Iterable[float], low: float, high: float) -> str:
     return "".join(_BARS[min(last, max(0, round(last * (one - low) / (high - low))))] for one in values)
 
 
+def _short(value: float) -> str:
+    return f"{round(value, 1) + 0.0:.1f}"  # no -0.0
+
+
 def alert_panel(raised: dict[str, Any], cleared: dict[str, Any] | None) -> Panel:
     """Return an alert with its evidence; green once it is cleared."""
     parts = Table.grid(padding=(0, 2))
@@ -112,8 +116,8 @@ def alert_panel(raised: dict[str, Any], cleared: dict[str, Any] | None) -> Panel
                 part["name"],
                 "█" * max(1, round(_SHARE_BARS * part["share"])),
                 f"{100 * part['share']:.0f} %",
-                f"{part['value']:.1f} {unit}",
-                f"normally {low:.1f} to {high:.1f}",
+                f"{_short(part['value'])} {unit}",
+                f"normally {_short(low)} to {_short(high)}",
             )
     about = f"p {raised['p_value']:.1e}, threshold {raised['p_value_threshold']:.1e}, budget {raised['budget']}"
     told = Text(f"{raised['message'].split(':')[0]}; id {raised['id']}", style="bold")
