@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any, Final
@@ -147,14 +148,20 @@ def start_broker(folder: Path) -> tuple[str, str, Callable[[], None]]:
         process = subprocess.Popen(  # noqa: S603  the path was found by the system
             [mosquitto, "-c", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+
+        def stop() -> None:
+            process.terminate()
+            process.wait(10)
+
         _wait_for_port(port)
-        return "Mosquitto", url, process.terminate
-    stop = _start_amqtt(port)
+        return "Mosquitto", url, stop
+    _start_amqtt(port)
     _wait_for_port(port)
-    return "amqtt (install Mosquitto for the real thing)", url, stop
+    return "amqtt (install Mosquitto for the real thing)", url, _nothing
 
 
-def _start_amqtt(port: int) -> Callable[[], None]:
+def _start_amqtt(port: int) -> None:
+    """Start it in a daemon thread, which ends with this process."""
     from amqtt.broker import Broker  # noqa: PLC0415  only where Mosquitto is missing
 
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # it complains of our own probing
@@ -174,7 +181,6 @@ def _start_amqtt(port: int) -> Callable[[], None]:
         loop.run_forever()
 
     threading.Thread(target=serve, name="amqtt", daemon=True).start()
-    return _nothing  # a daemon thread of this process
 
 
 def _nothing() -> None:
@@ -340,15 +346,15 @@ def demo(*, broker_url: str | None, forever: bool, picture: Path | None) -> int:
             broker, url, stop_broker = broker_url, broker_url, _nothing
         else:
             broker, url, stop_broker = start_broker(folder)
-        show = Demo(url, broker, folder, console)
-        show.say(f"about {WARM_UP * PERIOD_S:.0f} s of learning come first")
-        try:
-            code = show.run(forever=forever)
+        with ExitStack() as started:
+            started.callback(stop_broker)
+            show = Demo(url, broker, folder, console)
+            started.callback(show.close)
+            show.say(f"about {WARM_UP * PERIOD_S:.0f} s of learning come first")
+            try:
+                code = show.run(forever=forever)
+            except KeyboardInterrupt:
+                return 130
             if code == 0 and picture is not None:
                 write_picture(picture, show.shown)
-        except KeyboardInterrupt:
-            return 130
-        finally:
-            show.close()
-            stop_broker()
         return code
