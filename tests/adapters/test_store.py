@@ -151,6 +151,15 @@ def test_retained_topics_are_those_last_told(store, open_store):
     assert open_store().retained() == {"b/state", "c/state"}
 
 
+def test_a_choice_is_remembered_until_another_is_made(store, open_store):
+    assert store.choice("which runtime") is None
+    for answer in ("slow", "fast"):
+        store.choose("which runtime", answer)
+    again = open_store()
+    assert again.choice("which runtime") == "fast"
+    assert again.choice("which other") is None
+
+
 def test_subscriptions_are_those_last_told(store, open_store):
     assert store.subscriptions() == {}
     store.set_subscriptions({"a/#": 1})
