@@ -16,7 +16,7 @@ from agent.core.types import F32, F64, Duration, Sample, Settings
 MEASURED_SAMPLES: Final = 32  # readings from which an unset period is measured
 RING_ROWS: Final = 4000
 _FRESH_ROWS: Final = 64
-_SLACK_ROWS: Final = 256  # the ring is linear: rows move to the front once every so many
+_SLACK_ROWS: Final = 64  # the ring is linear: rows move to the front once every so many
 LATE_RUN: Final = 10  # so many rising late readings in a row mean that the sender's clock was set back
 
 
