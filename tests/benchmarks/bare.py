@@ -1,7 +1,7 @@
 """The ceiling: a paho subscriber whose callback does nothing.
 
 `python -m tests.benchmarks.bare PORT QOS SECONDS` prints `ready`, and after SECONDS of messages (the first second is
-not counted) how many it took per second. With QoS 1 it acknowledges each by hand, as a client must that processes first.
+not counted) how many it took per second. With QoS 1 it acknowledges each by hand, as one must that processes first.
 """
 
 from __future__ import annotations
