@@ -26,7 +26,9 @@ def timestamp(at: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def evidence(due: Due, assessment: Assessment, nearest: list[tuple[float, float]]) -> dict[str, Any]:
+def evidence(
+    due: Due, assessment: Assessment, nearest: list[tuple[float, float]], unlike_since: float
+) -> dict[str, Any]:
     """Return what made a decision odd: parts by share (they sum to 1), the view that spoke, the nearest references."""
     detector = due.detector
     scores = np.maximum(assessment.part_scores.astype(np.float64), 0.0)
@@ -47,6 +49,7 @@ def evidence(due: Due, assessment: Assessment, nearest: list[tuple[float, float]
         "parts": parts,
         "view": max(spoke)[1],
         "nearest": [{"at": timestamp(at), "distance": round(distance, 4)} for at, distance in nearest],
+        "unlike_since": timestamp(unlike_since),
         "span": {
             "from": timestamp(assessment.at - detector.views[0].span * (detector.grid.period_s or 0.0)),
             "to": timestamp(assessment.at),
@@ -69,14 +72,15 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
         return f"{stream} {what} after {lasted:.0f} s"
     if transition.kind is AlertKind.SILENT:
         return f"{stream} has fallen silent"
+    looks = "still looks" if transition.event is AlertEvent.UPDATED else "looks"
     if not found or not found["parts"]:
-        return f"{stream} looks unlike anything seen before"
+        return f"{stream} {looks} unlike anything seen before"
     shares = ", ".join(
         f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= LEAST_SHARE
     )
     first = found["parts"][0]
     low, high = first["expected"]
-    return f"{stream} looks unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"
+    return f"{stream} {looks} unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"
 
 
 def encode(
@@ -87,11 +91,13 @@ def encode(
     topic: str,
     severity: str,
     budget: str,
+    late: bool,
+    threshold: float,
     assessment: Assessment | None,
     found: dict[str, Any] | None,
     encoder: dict[str, str] | None,
 ) -> bytes:
-    """Return the message as JSON. `late` is false here; the sender sets it for a backlog."""
+    """Return the message as JSON. `threshold` is that of the score; the sender makes a backlog `late` too."""
     return msgspec.json.encode(
         {
             "version": VERSION,
@@ -107,9 +113,9 @@ def encode(
             "ended_at": None if transition.ended_at is None else timestamp(transition.ended_at),
             "score": None if assessment is None else round(assessment.score, 3),
             "p_value": None if assessment is None or assessment.p_value is None else float(f"{assessment.p_value:.3g}"),
-            "p_value_threshold": None if assessment is None else float(f"{assessment.p_value_threshold:.3g}"),
+            "p_value_threshold": None if assessment is None else float(f"{10.0**-threshold:.3g}"),
             "budget": budget,
-            "late": False,
+            "late": late,
             "message": sentence(stream, transition, found),
             "evidence": found,
             "encoder": encoder,

@@ -112,6 +112,7 @@ class Agent(MqttEvents):
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
         self._handed = 0
+        self._told_dropped = 0
         self._ever_connected = False
         self._connected_since: float | None = None
         self._states: dict[str, tuple[bytes, float]] = {}
@@ -188,12 +189,19 @@ class Agent(MqttEvents):
     def on_subscriptions(self, subscriptions: Mapping[str, int]) -> None:
         """Store what the session holds."""
         self._held = dict(subscriptions)
-        self.store.set_subscriptions(self._held)
+        try:
+            self.store.set_subscriptions(self._held)
+        except OSError as error:
+            logger.error("cannot store what the broker's session holds: %s", error)  # noqa: TRY400  a full disk is no bug
 
     def on_oversized(self, topic: str, size_bytes: int) -> None:
         """Count it."""
         del size_bytes
         self.telemetry.rejected(topic, "too_large")
+
+    def on_deaf(self) -> None:
+        """Count it."""
+        self.telemetry.broker_deaf.inc()
 
     def on_refused(self, error: RefusedError) -> None:
         """End the program."""
@@ -356,6 +364,9 @@ class Agent(MqttEvents):
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
         telemetry.queue_length.set(len(self._queue))
+        telemetry.outbox_dropped.inc(self.store.outbox_dropped - self._told_dropped)
+        self._told_dropped = self.store.outbox_dropped
+        telemetry.streams_max.set(self.pipeline.streams_max)
         telemetry.outbox_length.set(self.store.outbox_length())
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))

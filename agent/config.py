@@ -31,6 +31,7 @@ class AgentSettings(Settings, frozen=True):
     id: str = ""
     state_dir: str = "/var/lib/redshank"
     snapshot_interval_s: Duration = 600.0
+    memory_limit_bytes: Size = 256_000_000
     max_streams: int = 1000
     topic_prefix: str = "redshank"
     queue_size: int = 20000
@@ -91,7 +92,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
 
 # What numbers must at least be.
 _LEAST: Final[dict[type, dict[str, int]]] = {
-    AgentSettings: {"max_streams": 1, "queue_size": 1},
+    AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
     StreamSettings: {"stride": 1, "carry_limit": 0},
     ReferenceSettings: {"size": 100, "warm_up": 100},
     ScoreSettings: {"neighbours": 1},

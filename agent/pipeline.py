@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from agent.config import Configuration, StreamSettings
     from agent.ports import Encoder, InboundMessage, Observer
 
+LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
+BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
 SNAPSHOT_SCHEMA: Final = 2
@@ -71,6 +73,11 @@ class Stream:
         """Return the stream's phase; silence wins."""
         silent = self.alerts[AlertKind.SILENT].state is AlertState.FIRING
         return StreamPhase.SILENT if silent else self.detector.phase
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that the stream takes, or will once it has learnt."""
+        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -143,6 +150,7 @@ class Pipeline:
         self._observer = observer
         self._restore = restore  # (name) -> snapshot or None
         self._by_topic: dict[str, Stream | None] = {}
+        self._refused: set[str] = set()
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[Stream, Due, float]] = []
@@ -187,7 +195,7 @@ class Pipeline:
             if quiet_s >= after and machine.state is AlertState.INACTIVE:
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
-                    self._publish(stream, transition, None, None, now, outcome)
+                    self._publish(stream, transition, now, outcome)
         return outcome
 
     def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
@@ -201,6 +209,15 @@ class Pipeline:
             if stream is not None:
                 stream.heard_elapsed_s, stream.heard_at = elapsed_s, now
 
+    @property
+    def streams_max(self) -> int:
+        """Return how many streams there may be: `max_streams`, or as many like those there are as memory allows."""
+        agent = self._configuration.agent
+        used = sum(stream.bytes for stream in self.streams.values())
+        left = agent.memory_limit_bytes - BASE_BYTES - used
+        typical = used / len(self.streams) if self.streams else 1.0
+        return max(1, min(agent.max_streams, len(self.streams) + int(left // typical)))
+
     def stream_of(self, topic: str) -> Stream | None:
         """Return the stream of a concrete topic, made at its first message; None if there is none for it."""
         if topic in self._by_topic:
@@ -209,7 +226,11 @@ class Pipeline:
             parts = wildcard_parts(settings.topic, topic)
             if parts is None:
                 continue
-            if len(self.streams) >= self._configuration.agent.max_streams:
+            if topic in self._refused:
+                raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
+            if len(self.streams) >= self.streams_max:
+                if len(self._refused) < self._configuration.agent.max_streams:
+                    self._refused.add(topic)
                 raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
             stream = self._make(stream_name(settings.name, parts), topic, settings)
             self._by_topic[topic] = self.streams[stream.name] = stream
@@ -246,7 +267,7 @@ class Pipeline:
         if machine.state is AlertState.FIRING:
             transition = machine.observe(at, odd=False)
             if transition is not None:
-                self._publish(stream, transition, None, None, at, outcome)
+                self._publish(stream, transition, at, outcome)
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
     def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
@@ -293,7 +314,7 @@ class Pipeline:
         self._embed([(streams[key].encoder, batch) for key, batch in batches.items()])
         steps = {key: streams[key].bank.step(batch) for key, batch in batches.items()}
         for stream, due, received_at in pending:
-            self._decide(stream, due, next(steps[id(stream.bank)]), received_at, outcome)
+            self._decide(stream, due, self._observer.timed_step(steps[id(stream.bank)]), received_at, outcome)
 
     def _embed(self, batches: list[tuple[Encoder | None, Batch]]) -> None:
         """Embed the windows of all batches, with one call for each encoder."""
@@ -318,25 +339,30 @@ class Pipeline:
         stream.assessment = assessment
         stream.decisions += 1
         transition = None
+        threshold = detector.budget.threshold
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            firing = machine.state is AlertState.FIRING
-            transition = machine.observe(due.at, odd=detector.budget.odd(assessment.score, firing=firing))
+            odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
+            leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
+            transition = machine.observe(due.at, odd=odd, leading=leading)
         detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if transition is not None:
-            nearest = stream.bank.nearest(due, int(np.argmax(assessment.part_scores)))
-            found = evidence(due, assessment, nearest)
-            self._publish(stream, transition, assessment, found, received_at, outcome)
+            channel = int(np.argmax(assessment.part_scores))
+            nearest = stream.bank.nearest(due, channel)
+            since, _ = stream.bank.unlike_since(due, assessment, channel, transition.started_at)
+            found = evidence(due, assessment, nearest, since)
+            self._publish(stream, transition, received_at, outcome, assessment, found, threshold)
 
     def _publish(
         self,
         stream: Stream,
         transition: AlertTransition,
-        assessment: Assessment | None,
-        found: dict[str, Any] | None,
         now: float,
         outcome: Outcome,
+        assessment: Assessment | None = None,
+        found: dict[str, Any] | None = None,
+        threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
         encoder = stream.encoder
@@ -347,6 +373,8 @@ class Pipeline:
             topic=stream.topic,
             severity=settings.severity,
             budget=settings.false_alarms.text,
+            late=now - transition.at > LATE_S,
+            threshold=threshold,
             assessment=assessment,
             found=found,
             encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
@@ -56,6 +57,10 @@ class Observer(Protocol):
 
     def timed_encode(self, encoder: Encoder, windows: F32) -> F32:
         """Call the encoder and measure how long it takes."""
+        ...
+
+    def timed_step(self, step: Iterator[Assessment]) -> Assessment:
+        """Take the next assessment and measure how long it takes."""
         ...
 
     def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:

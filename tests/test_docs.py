@@ -159,6 +159,8 @@ def test_the_schema_takes_what_is_made(schema, late):
         topic="t",
         severity="warning",
         budget="1 per week",
+        late=False,
+        threshold=5.0,
         assessment=None,
         found=None,
         encoder=None,

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from agent.core.alerting import AlertTransition
     from agent.core.types import F32, Assessment
     from agent.ports import Encoder
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_S: Final = 60.0
+_STEPPED_S: Final = 5e-5  # less means that a batch had been stepped already
 _MAX_COMPLAINTS: Final = 1000
 _FAST: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -42,6 +45,7 @@ class Telemetry:
         self.queue_dropped = counter("queue_dropped_total", "QoS 0 messages dropped because the queue was full")
         self.windows_encoded = counter("windows_encoded_total", "Decisions made", ("stream",))
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")
+        self.score_seconds = histogram("score_seconds", "Time to score and learn, of a batch")
         self.end_to_end_seconds = histogram("end_to_end_seconds", "Arrival of a message to its decision")
         self.score = gauge("score", "Latest score, -log10 of a p-value", ("stream",))
         self.p_value = gauge("p_value", "Latest p-value", ("stream",))
@@ -50,6 +54,7 @@ class Telemetry:
         self.alerts = counter("alerts_total", "Alerts raised", ("stream", "severity"))
         self.alert_firing = gauge("alert_firing", "1 while an alert fires", ("stream",))
         self.budget_ratio = gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised", ("stream",))
+        self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
         self.outbox_length = gauge("outbox_length", "Alert messages that the broker has yet to take")
@@ -81,6 +86,15 @@ class Telemetry:
         self.encode_seconds.observe(perf_counter() - begun)
         return embedded
 
+    def timed_step(self, step: Iterator[Assessment]) -> Assessment:
+        """Take the next assessment; the first of a batch takes the time of all, and is measured."""
+        begun = perf_counter()
+        assessment = next(step)
+        took = perf_counter() - begun
+        if took > _STEPPED_S:
+            self.score_seconds.observe(took)
+        return assessment
+
     def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
         """Note a decision."""
         self.windows_encoded.labels(stream).inc()
@@ -107,6 +121,10 @@ class SilentObserver:
     def timed_encode(self, encoder: Encoder, windows: F32) -> F32:
         """Call the encoder."""
         return encoder.encode(windows)
+
+    def timed_step(self, step: Iterator[Assessment]) -> Assessment:
+        """Take the next assessment."""
+        return next(step)
 
     def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
         """Ignore it."""

@@ -97,6 +97,9 @@ TRANSITIONS: Final[dict[tuple[AlertState, Observation], tuple[AlertState, AlertE
 }
 
 
+UPDATE_EVERY_S: Final = 60.0
+
+
 class AlertTransition(msgspec.Struct, frozen=True):
     """A change that subscribers are told. Times in s since the epoch; `ended_at` only when cleared."""
 
@@ -125,13 +128,16 @@ class AlertMachine:
         self.last_at = 0.0
         self._settings = settings
         self._agent, self._stream = agent, stream
+        self._leading = ""  # the part that subscribers were told of, and when
+        self._told_at = 0.0
         self._in_row = 0  # odd decisions while not firing, normal ones while firing
         self._ended_at = float("-inf")
 
-    def observe(self, at: float, *, odd: bool) -> AlertTransition | None:
+    def observe(self, at: float, *, odd: bool, leading: str = "") -> AlertTransition | None:
         """Take one decision's outcome; return what is to be published, if anything.
 
-        An alert does not begin within the cooldown of the last one's end.
+        An alert does not begin within the cooldown of the last one's end. While one fires, an update is due when
+        the `leading` part of an odd decision is another than was told, at most once a minute.
         """
         self.last_at = at
         firing = self.state is AlertState.FIRING
@@ -150,7 +156,12 @@ class AlertMachine:
             seen = Observation.NORMAL_ENOUGH if enough else Observation.NORMAL
         self.state, event = TRANSITIONS[self.state, seen]
         if event is None:
-            return None
+            if not (firing and odd) or leading == self._leading or at < self._told_at + UPDATE_EVERY_S:
+                return None
+            event = AlertEvent.UPDATED
+        self._leading, self._told_at = leading, at
+        if event is AlertEvent.UPDATED:
+            return AlertTransition(self.id, self.kind, event, self.started_at, at)
         self._in_row = 0
         ended_at = None
         if event is AlertEvent.RAISED:
@@ -166,6 +177,8 @@ class AlertMachine:
             "id": self.id,
             "started_at": self.started_at,
             "last_at": self.last_at,
+            "leading": self._leading,
+            "told_at": self._told_at,
             "in_row": self._in_row,
             "ended_at": self._ended_at,
         }
@@ -174,4 +187,5 @@ class AlertMachine:
         """Take the state up again."""
         self.state = AlertState(state["state"])
         self.id, self.started_at, self.last_at = state["id"], state["started_at"], state["last_at"]
+        self._leading, self._told_at = state["leading"], state["told_at"]
         self._in_row, self._ended_at = state["in_row"], state["ended_at"]

@@ -14,17 +14,19 @@ import msgspec
 import numpy as np
 
 from agent.core.alerting import Direction
-from agent.core.calibration import Calibration
+from agent.core.calibration import CALIBRATION_SIZE, Calibration
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
 from agent.core.lanes import Lanes, grown
 from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace
 from agent.core.scoring import SCORERS, ScoreMethod
 from agent.core.types import F32, F64, I64, Assessment, Bools, Mode, StreamPhase
 from agent.core.views import View, plain, windows
+from agent.core.windowing import RING_ROWS
 
 MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 1.5
+_LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
 _RANGE_MEAN_POINTS: Final = 16
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
 _RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
@@ -150,10 +152,10 @@ class DetectorBank:
                 due.at,
                 score,
                 10.0**-score,
-                10.0**-due.detector.budget.threshold,
                 part_scores[here],
                 view_scores[here].T,
                 range_scores[here],
+                raw[here].T,
             )
 
     def _raw_scores(self, lanes: Lanes, query: I8, usable: Bools) -> F32:
@@ -309,6 +311,28 @@ class DetectorBank:
         reference = self._references[0]
         query = reference.quantize(plain(made))[0]
         return reference.nearest(query, int(due.detector.index[channel]), 3, self._workspace)
+
+    def unlike_since(self, due: Due, found: Assessment, channel: int, started_at: float) -> tuple[float, bool]:
+        """Return since when nothing in a channel was as unlike its past as now, and whether anything ever was.
+
+        Seconds since the epoch, counted in decisions back from this one; what is older than the calibration is
+        unknown, then its beginning is returned. `started_at`: decisions since then are this same event.
+        """
+        views = np.nan_to_num(found.view_scores[:, channel], nan=-1.0)
+        view = int(views.argmax())
+        raw = float(found.raw_scores[view, channel])
+        interval = self.settings.stride * (due.detector.grid.period_s or 1.0)
+        event = round((due.at - started_at) / interval) + 1
+        row = int(due.detector.index[channel]) * len(self.views) + view
+        ago, ever = self._calibration.last_at_least(row, raw, event)
+        return due.at - ago * interval, ever
+
+    @property
+    def lane_bytes(self) -> int:
+        """Return the memory that each channel of a stream takes, its raw values on the grid included."""
+        entries = sum(view.dim for view in self.views) * self.settings.reference.size
+        times = 4 * self.settings.reference.size
+        return entries + times + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""

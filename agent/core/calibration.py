@@ -129,6 +129,17 @@ class Calibration:
         self.count[rows] = np.minimum(self.count[rows] + 1, self.size)
         self.since_fit[rows] += 1
 
+    def last_at_least(self, row: int, raw_score: float, newest: int) -> tuple[int, bool]:
+        """Return how many scores ago one was at least as high, leaving the `newest` out, and whether one was.
+
+        If none was: how many are remembered.
+        """
+        count = int(self.count[row])
+        order = (self.head[row] - 1 - np.arange(count)) % self.size
+        high = self.scores[row, order] >= ranks(np.array([raw_score], np.float32))
+        high[:newest] = False
+        return (int(high.argmax()), True) if high.any() else (count, False)
+
     def fill(self, row: int, raw_scores: F32) -> None:
         """Replace a row's past by these scores, oldest first: the calibration of a warm-up."""
         kept = raw_scores[-self.size :]

@@ -71,13 +71,14 @@ class Assessment(msgspec.Struct, frozen=True):
 
     `part_scores` has one row per part (channel): its combined score, -log10 of a p-value, float32 [parts];
     the stream's `score` is their reduction. `view_scores` float32 [views, parts] are -log10 p per view
-    (NaN where a view is not ready) and `range_scores` float32 [parts] the novelty of range.
+    (NaN where a view is not ready) and `range_scores` float32 [parts] the novelty of range. `raw_scores` float32
+    [views, parts] are what the p-values were made of.
     """
 
     at: float
     score: float
     p_value: float | None
-    p_value_threshold: float
     part_scores: F32
     view_scores: F32
     range_scores: F32
+    raw_scores: F32

@@ -23,16 +23,18 @@ MAGIC = b"redshank snapshot 1\n"
 
 @pytest.fixture
 def open_store(tmp_path):
-    """Return a function that opens the same directory again, as a restart does."""
+    """Return a function that opens the same directory again, as a restart does: what was open before is closed."""
     opened = []
 
     def make():
+        if opened:
+            opened.pop().close()
         opened.append(Store(tmp_path / "state"))
         return opened[-1]
 
     yield make
-    for store in opened:
-        store.close()
+    if opened:
+        opened.pop().close()
 
 
 @pytest.fixture
@@ -61,6 +63,13 @@ def test_only_the_owner_may_look_into_the_directory(tmp_path):
         assert directory.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_directory_belongs_to_one_process_at_a_time(store):
+    with pytest.raises(StateError, match="found it in use; stop the other agent"):
+        Store(store.directory)
+    store.close()
+    Store(store.directory).close()
+
+
 def test_alert_states_and_messages_are_there_after_a_restart(store, open_store):
     state = {"state": "firing", "id": "a1", "ended_at": float("-inf"), "in_row": 2}
     store.commit([AlertRow("pump/a", "anomaly", state), AlertRow("pump/a", "silent", {})], [row(1), row(2)])
@@ -82,7 +91,8 @@ def test_a_commit_that_fails_leaves_nothing_behind(store, open_store):
     unstorable = OutboxRow("redshank/pi/pump/alert", None, 0.0)
     with pytest.raises(sqlite3.IntegrityError):
         store.commit([AlertRow("pump/a", "anomaly", {})], [row(1), unstorable])
-    for one in (store, open_store()):
+    for find in (lambda: store, open_store):
+        one = find()
         assert one.alerts() == []
         assert one.outbox_length() == 0
 

@@ -52,6 +52,19 @@ def test_an_alert_keeps_its_id_and_begins_with_its_first_odd_decision():
     assert (raised.started_at, cleared.ended_at) == (7.0, 9.0)
 
 
+def test_an_update_tells_of_another_leading_part_at_most_once_a_minute():
+    m = machine(after=1, clear_after=3)
+    m.observe(0.0, odd=True, leading="a")
+    seen = {}
+    for at in range(1, 200):
+        found = m.observe(float(at), odd=at % 50 != 0, leading="b" if at < 150 else "a")
+        if found is not None:
+            seen[at] = found
+    assert [(at, t.event) for at, t in seen.items()] == [(60, AlertEvent.UPDATED), (151, AlertEvent.UPDATED)]
+    assert {t.id for t in seen.values()} == {m.id}
+    assert seen[60].ended_at is None
+
+
 def test_no_alert_begins_within_the_cooldown():
     m = machine(after=1, clear_after=1, cooldown_s=10.0)
     assert run(m, "x.xxxxxxxxxxxx") == [(0, AlertEvent.RAISED), (1, AlertEvent.CLEARED), (11, AlertEvent.RAISED)]

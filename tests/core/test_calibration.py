@@ -89,6 +89,15 @@ def test_ranks_keep_the_order_and_eleven_binary_digits(values):
     assert ranks(np.full(1, -np.inf, np.float32))[0] <= ranked[0]
 
 
+def test_the_last_score_as_high_is_found_over_the_rings_end():
+    calibration, _ = rows(1, 60)
+    for i in range(100):
+        calibration.add(np.array([0]), np.array([9.0 if i == 70 else i / 100], np.float32))
+    assert calibration.last_at_least(0, 5.0, 0) == (29, True)
+    assert calibration.last_at_least(0, 0.5, 10) == (10, True)
+    assert calibration.last_at_least(0, 99.0, 0) == (60, False)
+
+
 def test_budgets_beyond_any_support_are_named():
     assert not beyond_support(1 / 604_800)
     assert beyond_support(1e-9)

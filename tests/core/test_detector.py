@@ -158,6 +158,27 @@ def test_the_nearest_references_are_named_for_the_evidence():
     assert detector.bank.nearest(young, 1) == []
 
 
+def test_the_evidence_tells_since_when_nothing_was_as_odd():
+    detector = make(("a",), stride=1)
+    feed(detector, normal(400, ("a",)))
+    feed(detector, changed(normal(3, ("a",), start=400), "a", lambda v: v + 40))
+    feed(detector, normal(100, ("a",), seed=2, start=403))
+
+    def since(change):
+        due = detector.push(Sample(503.0, {"a": normal(1, ("a",), start=503)[0].values["a"] + change}))
+        found = decide(detector.bank, [due])[0]
+        return detector.bank.unlike_since(due, found, 0, due.at)
+
+    at, ever = since(30)
+    assert ever
+    assert at == pytest.approx(403, abs=40)  # a window is 32 long: it is odd for so long
+
+
+def test_what_a_channel_takes_grows_with_what_is_kept():
+    small, large = make(), make(reference=ReferenceSettings(size=2000, warm_up=150))
+    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 4)
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
 @settings(max_examples=15, deadline=None)
 def test_decisions_are_the_same_however_they_are_batched(order, size):

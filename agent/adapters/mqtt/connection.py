@@ -166,6 +166,7 @@ class Connector:
                 if not self.open and now - begun > CONNECT_TIMEOUT_S:
                     wire.abort(TimeoutError())
                 elif client.keepalive and now - heard > 1.5 * client.keepalive:
+                    self._events.on_deaf()
                     wire.abort(TimeoutError())  # paho alone would take twice the keep-alive
             if wire.news and client.socket() is not None:
                 client.loop_read()

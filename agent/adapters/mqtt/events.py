@@ -46,6 +46,9 @@ class MqttEvents:
     def on_disconnected(self, reason: str) -> None:
         """Note the end of a connection. Publications in flight stay ours: they are sent again."""
 
+    def on_deaf(self) -> None:
+        """Count a connection that was given up because the broker did not answer in time."""
+
     def on_published(self, token: Token) -> None:
         """Note that the broker has taken responsibility for this publication."""
 
