@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -212,29 +213,29 @@ class Agent(MqttEvents):
 
     def run(self) -> None:
         """Run until stopped. Raises RefusedError if the broker refuses our credentials before any connection."""
-        self.http = HttpServer(
-            self.configuration.metrics.listen,
-            self.telemetry.registry,
-            self.healthy,
-            self.ready,
-        )
-        self._worker.start()
-        self.mqtt.start()
-        notify("READY=1")
-        watchdog_s = watchdog_interval_s()
-        try:
-            while not self._stopping.wait(watchdog_s or 1.0):
-                notify(f"STATUS={self.summary()}")
-                if watchdog_s is not None and self.healthy():
-                    notify("WATCHDOG=1")
-        finally:
-            notify("STOPPING=1")
-            self._stopping.set()
-            self._arrived.set()
-            self._worker.join(30)
-            self.mqtt.stop()
-            self.http.stop()
-            self.store.close()
+        with closing(self.store):
+            self.http = HttpServer(
+                self.configuration.metrics.listen,
+                self.telemetry.registry,
+                self.healthy,
+                self.ready,
+            )
+            self._worker.start()
+            self.mqtt.start()
+            notify("READY=1")
+            watchdog_s = watchdog_interval_s()
+            try:
+                while not self._stopping.wait(watchdog_s or 1.0):
+                    notify(f"STATUS={self.summary()}")
+                    if watchdog_s is not None and self.healthy():
+                        notify("WATCHDOG=1")
+            finally:
+                notify("STOPPING=1")
+                self._stopping.set()
+                self._arrived.set()
+                self._worker.join(30)
+                self.mqtt.stop()
+                self.http.stop()
         if self.refused is not None:
             raise self.refused
 

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.adapters.mqtt.topics import Topics
+from agent.adapters.store import Store
+from agent.adapters.telemetry import SilentObserver
+from agent.app import load_encoders, make_restore, restore_alerts, save_all, with_defaults
+from agent.config import load_configuration
+from agent.core.types import StreamPhase
+from agent.pipeline import Pipeline, stream_name, wildcard_parts
+from agent.ports import InboundMessage
+
+BEGUN = 1_700_000_000.0
+
+
+class Counted(SilentObserver):
+    def __init__(self):
+        self.reasons = []
+
+    def rejected(self, topic, reason):
+        del topic
+        self.reasons.append(reason)
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(stream="", agent="", store=None):
+        path = tmp_path / "redshank.yaml"
+        path.write_text(
+            f"""
+agent: {{id: pi{agent}}}
+streams:
+  - name: pump
+    topic: plant/+
+    encoder: none
+    period: 1s
+    reference: {{size: 300, warm_up: 150}}
+    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s}}
+    {stream}
+"""
+        )
+        settings = with_defaults(load_configuration(path))
+        restore = None
+        if store is not None:
+
+            def restore(stream):
+                restore_alerts(store, stream)
+                return make_restore(store)(stream)
+
+        made = Pipeline(
+            settings, load_encoders(settings), Topics("redshank", "pi"), observer := Counted(), restore=restore
+        )
+        made.observer = observer
+        return made
+
+    return make
+
+
+def message(i, values, *, topic="plant/a", received=None, **more):
+    at = BEGUN + i
+    return InboundMessage(topic, json.dumps({"ts": at, **values}).encode(), received or at, float(i), **more)
+
+
+def quiet(i, channels=("a", "b")):
+    rng = np.random.default_rng(i)
+    return {name: round(float(np.sin(i / 9) + rng.normal(0, 0.1)), 4) for name in channels}
+
+
+def feed(pipeline, span, change=None, **more):
+    """Return the alerts that these seconds led to."""
+    messages = [message(i, quiet(i) | (change(i) if change else {}), **more) for i in span]
+    return [json.loads(row.payload) for row in pipeline.process(messages).outbox]
+
+
+TIMED = "time: {path: ts, max_ahead: 10d}"
+
+
+def test_an_alert_is_updated_when_another_channel_leads(make):
+    pipeline = make(TIMED)
+    assert feed(pipeline, range(400)) == []
+    rng = np.random.default_rng(0)
+    told = feed(pipeline, range(400, 420), lambda _: {"a": 30 + rng.normal(0, 9)})
+    told += feed(pipeline, range(420, 500), lambda _: {"b": 3000 + rng.normal(0, 900)})
+    assert [one["event"] for one in told][:2] == ["raised", "updated"]
+    raised, updated = told[:2]
+    assert raised["id"] == updated["id"]
+    assert (raised["evidence"]["parts"][0]["name"], updated["evidence"]["parts"][0]["name"]) == ("a", "b")
+    assert "still looks" in updated["message"]
+    assert updated["ended_at"] is None
+
+
+@pytest.mark.parametrize(("delay", "late"), [(0.0, False), (3600.0, True)])
+def test_an_alert_about_data_that_arrived_long_after_its_time_is_late(make, delay, late):
+    pipeline = make(TIMED)
+    feed(pipeline, range(400))
+    messages = [message(i, {"a": 50.0, "b": 50.0}, received=BEGUN + i + delay) for i in range(400, 410)]
+    told = [json.loads(row.payload) for row in pipeline.process(messages).outbox]
+    assert told[0]["late"] is late
+
+
+def test_an_alert_told_since_when_nothing_was_like_it(make):
+    pipeline = make(TIMED)
+    feed(pipeline, range(400))
+    told = feed(pipeline, range(400, 410), lambda _: {"a": 50.0})
+    since = told[0]["evidence"]["unlike_since"]
+    assert since < told[0]["started_at"]
+
+
+def test_a_retained_message_counts_only_with_its_own_time(make):
+    pipeline = make()
+    pipeline.process([message(0, quiet(0), retained=True)])
+    assert pipeline.observer.reasons == ["retained"]
+    pipeline = make(TIMED)
+    pipeline.process([message(0, quiet(0), retained=True)])
+    assert pipeline.observer.reasons == []
+
+
+def test_streams_beyond_the_cap_are_rejected_and_counted(make):
+    pipeline = make(agent=", max_streams: 2")
+    pipeline.process([message(0, quiet(0), topic=f"plant/{name}") for name in "abcc"])
+    assert list(pipeline.streams) == ["pump/a", "pump/b"]
+    assert pipeline.observer.reasons == ["too_many_streams"] * 2
+
+
+def test_memory_bounds_the_number_of_streams(make):
+    pipeline = make("channels: [a, b]", agent=", memory_limit: 80MB")
+    pipeline.process([message(0, quiet(0), topic=f"plant/{i}") for i in range(400)])
+    limit = pipeline.streams_max
+    assert 1 < limit < 200
+    assert len(pipeline.streams) == limit
+    assert pipeline.observer.reasons.count("too_many_streams") == 400 - limit
+    assert sum(stream.bytes for stream in pipeline.streams.values()) < 10_000_000
+    assert make("channels: [a, b]", agent=", memory_limit: 160MB").streams_max > limit
+
+
+def test_rubbish_is_counted_and_stops_nothing(make):
+    pipeline = make(TIMED)
+    rubbish = [
+        InboundMessage("plant/a", payload, BEGUN, 0.0)
+        for payload in (b"", b"\xff", b"{", b"[]", b'{"ts": "x", "a": 1}', b'{"ts": 1e300, "a": 1}', b"[" * 100_000)
+    ]
+    pipeline.process([*rubbish, message(1, quiet(1)), InboundMessage("elsewhere", b"1", BEGUN, 0.0)])
+    assert len(pipeline.observer.reasons) == len(rubbish)
+    assert pipeline.streams["pump/a"].detector.grid.total_rows == 1
+
+
+def test_silence_is_raised_once_while_connected_and_cleared_by_the_next_message(make):
+    pipeline = make("silence: {after: 60s}")
+    pipeline.process([message(0, quiet(0))])
+    assert pipeline.tick(BEGUN + 59, 59.0, 0.0).outbox == []
+    assert pipeline.tick(BEGUN + 90, 90.0, None).outbox == []  # the broker is away
+    assert pipeline.tick(BEGUN + 90, 90.0, 80.0).outbox == []  # it has not been back for long enough
+    (row,) = pipeline.tick(BEGUN + 150, 150.0, 80.0).outbox
+    raised = json.loads(row.payload)
+    assert (raised["kind"], raised["event"], raised["message"]) == ("silent", "raised", "pump/a has fallen silent")
+    assert pipeline.streams["pump/a"].phase is StreamPhase.SILENT
+    assert pipeline.tick(BEGUN + 200, 200.0, 80.0).outbox == []
+    (row,) = pipeline.process([message(210, quiet(210))]).outbox
+    cleared = json.loads(row.payload)
+    assert (cleared["event"], cleared["id"]) == ("cleared", raised["id"])
+
+
+def test_a_stream_of_an_earlier_run_that_never_speaks_again_has_fallen_silent(make, tmp_path):
+    store = Store(tmp_path / "state")
+    pipeline = make("silence: {after: 60s}", store=store)
+    feed(pipeline, range(10))
+    save_all(store, pipeline)
+    again = make("silence: {after: 60s}", store=store)
+    again.resume([*store.topics(), "no/longer/configured"], BEGUN + 20, 1000.0)
+    assert list(again.streams) == ["pump/a"]
+    assert again.streams["pump/a"].detector.grid.total_rows == 10
+    assert len(again.tick(BEGUN + 90, 1061.0, 0.0).outbox) == 1
+    full = make(agent=", max_streams: 1", store=store)
+    full.resume(["plant/a", "plant/b"], BEGUN, 0.0)
+    assert full.observer.reasons == ["too_many_streams"]
+    store.close()
+
+
+def test_a_snapshot_made_with_other_settings_is_set_aside(make, tmp_path):
+    store = Store(tmp_path / "state")
+    pipeline = make(store=store)
+    feed(pipeline, range(10))
+    save_all(store, pipeline)
+    again = make("channels: [a]", store=store)
+    feed(again, range(10, 11))
+    assert again.streams["pump/a"].detector.grid.total_rows == 1
+    store.close()
+
+
+@given(st.lists(st.text("a/#+%", max_size=4), max_size=4), st.lists(st.text("a/#+%", max_size=4), max_size=4))
+def test_names_of_streams_are_injective(first, second):
+    assert (stream_name("x", first) == stream_name("x", second)) == (first == second)
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "parts"),
+    [
+        ("a/+/c", "a/b/c", ["b"]),
+        ("a/#", "a", []),
+        ("a/#", "a/b/c", ["b", "c"]),
+        ("#", "$SYS/x", None),
+        ("$SYS/#", "$SYS/x", ["x"]),
+        ("a/+", "a/b/c", None),
+        ("a/+/c", "a/b", None),
+        ("a", "b", None),
+        ("+/+", "/", ["", ""]),
+    ],
+)
+def test_wildcards_stand_for_parts_of_a_topic(topic_filter, topic, parts):
+    assert wildcard_parts(topic_filter, topic) == parts
