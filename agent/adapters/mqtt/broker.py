@@ -130,7 +130,9 @@ def in_words(error: BaseException, address: Endpoint) -> str:
         case ssl.SSLCertVerificationError():
             return f"the certificate of {address} is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS with {address} failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
+            return (
+                f"TLS with {address} failed: {(getattr(error, 'reason', None) or str(error)).lower().replace('_', ' ')}"
+            )
         case socket.gaierror():
             return f"the host name {address.host!r} cannot be resolved: {error.strerror}"
         case ConnectionRefusedError():
@@ -151,7 +153,7 @@ def hint(reason_code: int) -> str:
 def _unreadable(key: str, path: str, error: OSError) -> ConfigurationError:
     why = error.strerror or str(error)
     if isinstance(error, ssl.SSLError):
-        why = f"not usable PEM ({(error.reason or 'unknown reason').lower().replace('_', ' ')})"
+        why = f"not usable PEM ({(getattr(error, 'reason', None) or 'unknown reason').lower().replace('_', ' ')})"
     return _unusable(f"broker.{key}", "a readable file", f"{path}: {why}")
 
 

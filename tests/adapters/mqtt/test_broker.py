@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+
+import pytest
+
+from agent.adapters.mqtt.broker import BrokerSettings, Endpoint, endpoint, hint, in_words, password, tls_context
+from agent.errors import ConfigurationError
+
+BROKER = Endpoint("broker.local", 1883, tls=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("mqtt://broker.local", ("broker.local", 1883, False)),
+        ("mqtts://broker.local", ("broker.local", 8883, True)),
+        ("mqtt://127.0.0.1:1", ("127.0.0.1", 1, False)),
+        ("mqtts://[::1]:8884/", ("::1", 8884, True)),
+    ],
+)
+def test_a_url_names_host_port_and_tls(url, expected):
+    found = endpoint(url)
+    assert (found.host, found.port, found.tls) == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["", "broker", "http://broker", "mqtt://", "mqtt://broker:0", "mqtt://broker:x", "mqtt://broker/path"]
+)
+def test_what_is_no_address_of_a_broker_is_refused(url):
+    with pytest.raises(ConfigurationError, match=r"broker\.url: expected mqtt://host:port or mqtts://host:port"):
+        endpoint(url)
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated():
+    with pytest.raises(ConfigurationError) as caught:
+        endpoint("mqtt://me:secret@broker")
+    assert "use username and password_file" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"pass word\n", b"pass word\r\n", b"pass word"])
+def test_a_password_is_its_files_text_without_the_newline_at_its_end(tmp_path, content):
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    assert password(BrokerSettings(password_file=str(path), password_env="NOT_ASKED")) == "pass word"
+
+
+def test_a_password_may_stand_in_the_environment(monkeypatch):
+    monkeypatch.setenv("REDSHANK_TEST_PASSWORD", "word")
+    assert password(BrokerSettings(password_env="REDSHANK_TEST_PASSWORD")) == "word"
+    assert password(BrokerSettings()) is None
+
+
+def test_a_password_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("REDSHANK_TEST_PASSWORD", raising=False)
+    strange = tmp_path / "strange"
+    strange.write_bytes(b"\xff")
+    for settings, words in (
+        (BrokerSettings(password_file=str(tmp_path / "none")), "broker.password_file: expected a readable file"),
+        (BrokerSettings(password_file=str(strange)), "expected UTF-8 text"),
+        (BrokerSettings(password_env="REDSHANK_TEST_PASSWORD"), "expected a variable REDSHANK_TEST_PASSWORD"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            password(settings)
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path, authority):
+    rubbish = tmp_path / "rubbish.pem"
+    rubbish.write_text("not PEM")
+    certificate, key = authority.issue("client")
+    other, _ = authority.issue("other")
+    for settings, words in (
+        ({"ca_file": str(tmp_path / "none.pem")}, "broker.ca_file: expected a readable file, found .*none.pem"),
+        ({"ca_file": str(rubbish)}, "not usable PEM"),
+        ({"cert_file": str(tmp_path / "none.pem")}, "broker.cert_file"),
+        ({"cert_file": str(other), "key_file": str(key)}, r"not usable PEM \(key values mismatch\)"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            tls_context(BrokerSettings(**settings))
+    context = tls_context(
+        BrokerSettings(ca_file=str(authority.certificate), cert_file=str(certificate), key_file=str(key))
+    )
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), "TLS with"),
+        (socket.gaierror(-2, "Name or service not known"), "the host name 'broker.local' cannot be resolved"),
+        (ConnectionRefusedError(), "nothing listens at"),
+        (TimeoutError(), "does not answer"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host"),
+        (ValueError("odd"), "odd"),
+    ],
+)
+def test_failures_are_told_in_words(error, words):
+    assert words in in_words(error, BROKER)
+
+
+def test_some_refusals_come_with_a_hint():
+    assert "protocol: 3.1.1" in hint(132)
+    assert hint(0) == ""
