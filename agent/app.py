@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections import deque
 from contextlib import closing
@@ -14,7 +15,7 @@ import msgspec
 
 from agent.adapters.http import HttpServer
 from agent.adapters.mqtt import MqttClient, MqttEvents, Token, Topics
-from agent.adapters.store import Store
+from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import installed_runtimes, load_encoder
@@ -25,7 +26,7 @@ from agent.core.types import StreamPhase
 from agent.pipeline import Outcome, Pipeline, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage
@@ -37,6 +38,7 @@ BATCH: Final = 512
 _TURN_S: Final = 0.25
 _STATE_S: Final = 60.0
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
+_COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
 
 
@@ -87,8 +89,14 @@ def restore_alerts(store: Store, stream: Stream) -> None:
 
 
 def save_all(store: Store, pipeline: Pipeline) -> None:
-    """Write a snapshot of every stream."""
+    """Write a snapshot of every stream, and where its alerts stand between two transitions."""
     store.set_topics([stream.topic for stream in pipeline.streams.values()])
+    states = [
+        AlertRow(stream.name, kind.value, machine.snapshot())
+        for stream in pipeline.streams.values()
+        for kind, machine in stream.alerts.items()
+    ]
+    store.commit(states, [])
     for stream in pipeline.streams.values():
         store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
 
@@ -109,6 +117,10 @@ class Agent(MqttEvents):
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.refused: RefusedError | None = None
         self._queue: deque[InboundMessage] = deque()
+        self._queue_lock = threading.Lock()
+        self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
+        self._unacknowledged: list[InboundMessage] = []
+        self._complained_at = -_COMPLAIN_S
         self._arrived = threading.Event()
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
@@ -145,14 +157,12 @@ class Agent(MqttEvents):
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
         """Enqueue; when full, QoS 0 messages are dropped, oldest first, until one of QoS 1 stops that."""
         queue = self._queue
-        queue.extend(messages)
         limit = self.configuration.agent.queue_size
-        while len(queue) > limit:
-            oldest = queue.popleft()
-            if oldest.qos:
-                queue.appendleft(oldest)
-                break
-            self.telemetry.queue_dropped.inc()
+        with self._queue_lock:
+            queue.extend(messages)
+            while len(queue) > limit and not queue[0].qos:
+                queue.popleft()
+                self.telemetry.queue_dropped.inc()
         self._arrived.set()
 
     def is_full(self) -> bool:
@@ -236,6 +246,7 @@ class Agent(MqttEvents):
                 self._worker.join(30)
                 self.mqtt.stop()
                 self.http.stop()
+                self._forget_delivered()
         if self.refused is not None:
             raise self.refused
 
@@ -273,13 +284,11 @@ class Agent(MqttEvents):
             self.moved_at = now = monotonic()
             messages = self._take()
             if messages:
-                outcome = self.pipeline.process(messages)
-                self._commit(outcome)
-                self.mqtt.acknowledge_many(messages)
+                self._unacknowledged += [message for message in messages if message.qos]
+                self._commit(self.pipeline.process(messages))
                 if len(self.pipeline.streams) > len(self._states):
                     self._publish_states(now)
-            if self._delivered:
-                self._forget_delivered()
+            self._forget_delivered()
             if now - ticked >= 1.0 or self._republish:
                 ticked = now
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
@@ -293,31 +302,48 @@ class Agent(MqttEvents):
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
         self._save()
-        if self._delivered:
-            self._forget_delivered()
+        self._forget_delivered()
 
     def _take(self) -> list[InboundMessage]:
         queue = self._queue
-        messages: list[InboundMessage] = []
-        try:
-            while len(messages) < BATCH:
-                messages.append(queue.popleft())
-        except IndexError:
-            pass
+        with self._queue_lock:
+            messages = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
         self.telemetry.messages_received.inc(len(messages))
         return messages
 
     def _commit(self, outcome: Outcome) -> None:
-        if outcome.alerts:
-            self.store.commit(outcome.alerts, outcome.outbox)
-            self._send_outbox()
-            self._publish_states(monotonic())
+        """Store what a batch led to, then acknowledge its messages. What a full disk refuses is tried again."""
+        self._owed.alerts += outcome.alerts
+        self._owed.outbox += outcome.outbox
+        stored = not self._owed.alerts or self._on_disk(lambda: self.store.commit(self._owed.alerts, self._owed.outbox))
+        if not stored:
+            latest = {(row.stream, row.kind): row for row in self._owed.alerts}
+            self._owed = Outcome(list(latest.values()), self._owed.outbox[-MAX_OUTBOX:], [])
+        else:
+            if self._unacknowledged:
+                self.mqtt.acknowledge_many(self._unacknowledged)
+                self._unacknowledged = []
+            if self._owed.alerts:
+                self._owed = Outcome([], [], [])
+                self._send_outbox()
+                self._publish_states(monotonic())
         for decided in outcome.decided:
             stream = self.pipeline.streams[decided.stream]
             if stream.settings.score_topic.value == "always":
                 found = decided.assessment
                 body = {"at": found.at, "score": found.score, "p_value": found.p_value}
                 self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
+
+    def _on_disk(self, write: Callable[[], None]) -> bool:
+        """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
+        try:
+            write()
+        except (OSError, sqlite3.Error) as error:
+            if monotonic() - self._complained_at >= _COMPLAIN_S:
+                self._complained_at = monotonic()
+                logger.error("cannot write the state directory: %s; trying again", error)  # noqa: TRY400  no bug of ours
+            return False
+        return True
 
     def _send_outbox(self) -> None:
         if not self.mqtt.connected:
@@ -329,14 +355,19 @@ class Agent(MqttEvents):
             self._handed = row.seq
 
     def _forget_delivered(self) -> None:
-        seqs = [self._delivered.popleft() for _ in range(len(self._delivered))]
-        self.store.delivered(seqs)
+        seqs = list(self._delivered)
+        if seqs and self._on_disk(lambda: self.store.delivered(seqs)):
+            for _ in seqs:
+                self._delivered.popleft()
 
     def _publish_states(self, now: float) -> None:
         """Publish each stream's retained state: when its phase or alert changed, and at most once a minute."""
         if not self.mqtt.connected:
             return
-        everything, self._republish = self._republish, False
+        everything = self._republish
+        if everything:
+            self._republish = False
+        known = len(self._retained)
         for stream in list(self.pipeline.streams.values()):
             key = f"{stream.phase}{[machine.state for machine in stream.alerts.values()]}".encode()
             before, at = self._states.get(stream.name, (b"", 0.0))
@@ -344,11 +375,11 @@ class Agent(MqttEvents):
                 topic = self.topics.state(stream.name)
                 if self.mqtt.publish(topic, msgspec.json.encode(stream.state()), qos=1, retain=True):
                     self._states[stream.name] = (key, now)
-                    if topic not in self._retained:
-                        self._retained.add(topic)
-                        self.store.set_retained(self._retained)
+                    self._retained.add(topic)
         if everything:
             self._clear_gone()
+        if everything or len(self._retained) != known:
+            self._on_disk(lambda: self.store.set_retained(self._retained))
 
     def _clear_gone(self) -> None:
         """Clear what was retained for streams that are no longer configured."""
@@ -360,7 +391,6 @@ class Agent(MqttEvents):
             configured = any(name == root or name.startswith(f"{root}/") for root in roots)
             if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
                 self._retained.discard(topic)
-                self.store.set_retained(self._retained)
 
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
@@ -380,8 +410,5 @@ class Agent(MqttEvents):
     def _save(self) -> None:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
-            try:
-                save_all(self.store, self.pipeline)
-            except OSError as error:
-                logger.warning("cannot write snapshots: %s; trying again in the next interval", error)
+            self._on_disk(lambda: save_all(self.store, self.pipeline))
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)

@@ -15,7 +15,7 @@ from agent.adapters.payload import PayloadSettings, TimeSettings
 from agent.core.alerting import AlertSettings, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
-from agent.core.scoring import ScoreSettings
+from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings
 from agent.errors import ConfigurationError, Problem
@@ -99,6 +99,10 @@ _LEAST: Final[dict[type, dict[str, int]]] = {
     AlertSettings: {"after": 1, "clear_after": 1},
     BrokerSettings: {"receive_maximum": 1},
 }
+_MOST: Final[dict[type, dict[str, int]]] = {
+    StreamSettings: {"carry_limit": 1000},
+    ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
+}
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
     StreamSettings: ("period_s",),
@@ -167,6 +171,10 @@ def _cross_check(builder: Builder) -> None:
             value = getattr(made, field)
             if value is not None and value < least:
                 builder.complain(f"{path}.{key_of(field)}", f"at least {least}", repr(value))
+        for field, most in _MOST.get(type(made), {}).items():
+            value = getattr(made, field)
+            if value > most:
+                builder.complain(f"{path}.{key_of(field)}", f"at most {most}", repr(value))
         for field in _POSITIVE.get(type(made), ()):
             value = getattr(made, field)
             if value is not None and value <= 0:

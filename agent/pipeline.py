@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
 BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
+_PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that later ones push out
+MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 2
+SNAPSHOT_SCHEMA: Final = 3
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -63,6 +65,8 @@ class Stream:
             kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
             for kind, how in ((AlertKind.ANOMALY, settings.alert), (AlertKind.SILENT, once))
         }
+        self.turns = 0  # of the grid, at the last decision
+        self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
         self.assessment: Assessment | None = None
@@ -89,6 +93,7 @@ class Stream:
             "runtime": encoder.runtime if encoder else "",
             "encoder": encoder.digest if encoder else "",
             "channels": list(settings.channels),
+            "period_s": settings.period_s,
             "stride": settings.stride,
             "size": settings.reference.size,
             "method": settings.score.method.value,
@@ -226,6 +231,8 @@ class Pipeline:
             parts = wildcard_parts(settings.topic, topic)
             if parts is None:
                 continue
+            if len(topic.encode()) > MAX_TOPIC_BYTES:
+                raise PayloadRejected(RejectReason.TOO_LARGE)
             if topic in self._refused:
                 raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
             if len(self.streams) >= self.streams_max:
@@ -247,6 +254,7 @@ class Pipeline:
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
             bank.restore(stream.detector, saved)
+            stream.turns = stream.detector.grid.turns
         return stream
 
     def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
@@ -265,6 +273,7 @@ class Pipeline:
     def _heard(self, stream: Stream, at: float, elapsed_s: float, outcome: Outcome) -> None:
         machine = stream.alerts[AlertKind.SILENT]
         if machine.state is AlertState.FIRING:
+            self._flush(outcome)  # what was decided before is told before
             transition = machine.observe(at, odd=False)
             if transition is not None:
                 self._publish(stream, transition, at, outcome)
@@ -275,6 +284,8 @@ class Pipeline:
         reason = _DROPPED.get(arrival)
         if reason is not None:
             self._observer.rejected(stream.topic, reason.value)
+        if stream.pending_row is not None and stream.detector.grid.total_rows - stream.pending_row > _PENDING_ROWS:
+            self._flush(outcome)
         if due is None:
             return
         if isinstance(due, WarmUp):
@@ -282,6 +293,8 @@ class Pipeline:
             self._begin(stream, due)
             return
         self._pending.append((stream, due, received_at))
+        if stream.pending_row is None:
+            stream.pending_row = due.row
         self._pending_lanes += len(due.run)
         if len(self._pending) >= MAX_PENDING or self._pending_lanes >= MAX_PENDING_LANES:
             self._flush(outcome)
@@ -308,6 +321,7 @@ class Pipeline:
         dues: dict[int, list[Due]] = {}
         streams: dict[int, Stream] = {}
         for stream, due, _ in pending:
+            stream.pending_row = None
             dues.setdefault(id(stream.bank), []).append(due)
             streams[id(stream.bank)] = stream
         batches = {key: streams[key].bank.batch(those) for key, those in dues.items()}
@@ -338,6 +352,9 @@ class Pipeline:
         detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         stream.assessment = assessment
         stream.decisions += 1
+        if due.turns != stream.turns:
+            stream.turns = due.turns
+            machine.rewind(due.at)
         transition = None
         threshold = detector.budget.threshold
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -120,6 +121,25 @@ def publish(peer, span, *, odd=False, topic="plant/a/telemetry"):
 def alerts(peer, kind="anomaly"):
     found = [json.loads(payload) for topic, payload, _ in peer.received if topic.endswith("/alert")]
     return [alert for alert in found if alert["kind"] == kind]
+
+
+def test_a_full_disk_delays_an_alert_and_does_not_end_the_agent(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(300))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 300.0)
+    unlimited = resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
+    publish(peer, range(300, 310), odd=True)
+    assert any(b"cannot write the state directory" in line for line in process.popen.stderr)
+    assert process.get("/healthz") == "ok\n"
+    assert alerts(peer) == []
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, unlimited)
+    wait_until(lambda: [one["event"] for one in alerts(peer)] == ["raised"])
+    code, errors = process.stop()
+    assert code == 0
+    assert "cannot write" not in errors  # said once a minute
+    assert "Traceback" not in errors
 
 
 def test_a_disturbance_is_raised_with_evidence_and_cleared(mosquitto, make_process, make_peer):

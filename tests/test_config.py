@@ -83,6 +83,8 @@ streams:
         ("qos: 2", "0 or 1"),
         ("stride: 0", "at least 1"),
         ("stride: 1.5", "a whole number"),
+        ("score: {neighbours: 26}", "at most 25"),
+        ("carry_limit: 1001", "at most 1000"),
         ("reference: {size: 200, warm_up: 300}", "at most reference.size"),
         ("reference: 5", "keys and values"),
         ("channels: [[a]]", "text"),

@@ -30,7 +30,7 @@ class Counted(SilentObserver):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(stream="", agent="", store=None):
+    def make(stream="", agent="", store=None, after=2):
         path = tmp_path / "redshank.yaml"
         path.write_text(
             f"""
@@ -41,7 +41,7 @@ streams:
     encoder: none
     period: 1s
     reference: {{size: 300, warm_up: 150}}
-    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s}}
+    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s, after: {after}}}
     {stream}
 """
         )
@@ -180,6 +180,59 @@ def test_a_stream_of_an_earlier_run_that_never_speaks_again_has_fallen_silent(ma
     full.resume(["plant/a", "plant/b"], BEGUN, 0.0)
     assert full.observer.reasons == ["too_many_streams"]
     store.close()
+
+
+def test_what_a_clean_stop_interrupts_goes_on_under_the_same_id(make, tmp_path):
+    def fault(i):
+        return {"a": 50.0 + i}
+
+    alone = make(TIMED, after=5)
+    expected = feed(alone, range(400)) + feed(alone, range(400, 410), fault)
+    store = Store(tmp_path / "state")
+    first = make(TIMED, after=5, store=store)
+    feed(first, range(400))
+    assert feed(first, range(400, 402), fault) == []
+    save_all(store, first)
+    told = feed(make(TIMED, after=5, store=store), range(402, 410), fault)
+    assert [(one["id"], one["at"]) for one in told] == [(one["id"], one["at"]) for one in expected]
+    assert len(told) == 1
+    store.close()
+
+
+def test_alerts_go_on_when_the_clock_of_the_data_was_set_back(make):
+    pipeline = make(TIMED)
+    feed(pipeline, range(3000, 3400))
+    told = feed(pipeline, range(3400, 3410), lambda _: {"a": 50.0})
+    told += feed(pipeline, range(3410, 3500))
+    assert [one["event"] for one in told] == ["raised", "cleared"]
+    assert feed(pipeline, range(200)) == []
+    told = feed(pipeline, range(200, 210), lambda _: {"a": 90.0})
+    assert [one["event"] for one in told] == ["raised"]
+
+
+def test_messages_in_one_batch_are_told_of_in_their_order(make):
+    def run(size):
+        pipeline = make("silence: {after: 60s}")
+        told = []
+        for name in "ab":
+            feed(pipeline, range(400), topic=f"plant/{name}")
+        pipeline.streams["pump/b"].heard_elapsed_s = 0.0
+        told += [json.loads(row.payload) for row in pipeline.tick(BEGUN + 399, 399.0, 0.0).outbox]
+        messages = [message(i, {"a": 60.0, "b": 60.0}) for i in range(400, 403)]
+        messages.append(message(403, quiet(403), topic="plant/b"))
+        for start in range(0, len(messages), size):
+            outbox = pipeline.process(messages[start : start + size]).outbox
+            told += [json.loads(row.payload) for row in outbox]
+        return [(one["stream"], one["kind"], one["event"]) for one in told]
+
+    assert run(1) == run(100)
+    assert run(1)[1:] == [("pump/a", "anomaly", "raised"), ("pump/b", "silent", "cleared")]
+
+
+def test_a_topic_too_long_for_an_answer_is_rejected(make):
+    pipeline = make()
+    pipeline.process([message(0, quiet(0), topic="plant/" + "x" * 20_000)])
+    assert pipeline.observer.reasons == ["too_large"]
 
 
 def test_a_snapshot_made_with_other_settings_is_set_aside(make, tmp_path):

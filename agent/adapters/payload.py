@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,6 +19,7 @@ from agent.core.types import Duration, Sample, Settings
 
 MAX_CHANNELS: Final = 256
 MAX_DEPTH: Final = 32
+LARGEST: Final = 1e30  # no sensor means more, and windows are kept in single precision
 _UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _CONTAINERS: Final = (dict, list)
 _EARLIEST: Final = 1.0  # s since the epoch; zero is what a device without a clock sends
@@ -146,11 +146,13 @@ def _json(settings: PayloadSettings) -> Decoder:
 def _lenient(payload: bytes) -> Any:
     """Return JSON with the NaN, Infinity and 1e400 that many senders write: such values count as missing."""
     try:
-        return json.loads(payload.decode())
+        document = json.loads(payload.decode())
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could never be written again
     except ValueError:
         raise PayloadRejected(RejectReason.MALFORMED) from None
     except RecursionError:
         raise PayloadRejected(RejectReason.TOO_DEEP) from None
+    return document
 
 
 def _value(settings: PayloadSettings) -> Decoder:
@@ -223,7 +225,7 @@ def _leaves(node: Any, prefix: str, values: dict[str, float], depth: int, *, par
         raise PayloadRejected(RejectReason.TOO_DEEP)
     for key, child in node.items() if type(node) is dict else enumerate(node):
         kind = type(child)
-        if kind is float and -math.inf < child < math.inf:
+        if kind is float and -LARGEST <= child <= LARGEST:
             values[f"{prefix}{key}"] = child
         elif kind is dict or kind is list:
             _leaves(child, f"{prefix}{key}.", values, depth + 1, parse_text=parse_text)
@@ -236,20 +238,17 @@ def _leaves(node: Any, prefix: str, values: dict[str, float], depth: int, *, par
 
 
 def _number(value: Any, *, parse_text: bool) -> float | None:
-    """Return a finite float, or None: missing. Booleans count as 0 and 1; NaN and infinities as missing."""
+    """Return a float of at most LARGEST, or None: missing. Booleans count as 0 and 1; NaN and infinities as missing."""
     if type(value) is float:
-        return value if math.isfinite(value) else None
+        return value if abs(value) <= LARGEST else None
     if isinstance(value, int):
-        try:
-            return float(value)
-        except OverflowError:
-            return None
+        return float(value) if abs(value) <= LARGEST else None
     if parse_text and isinstance(value, str):
         try:
             number = float(value)
         except ValueError:
             return None
-        return number if math.isfinite(number) else None
+        return number if abs(number) <= LARGEST else None
     return None
 
 

@@ -141,7 +141,8 @@ class AlertMachine:
         """
         self.last_at = at
         firing = self.state is AlertState.FIRING
-        if odd and not firing and at < self._ended_at + self._settings.cooldown_s:
+        cooldown_s = self._settings.cooldown_s
+        if odd and not firing and cooldown_s > 0 and at < self._ended_at + cooldown_s:
             odd = False
         if odd != firing:
             if self._in_row == 0 and not firing:
@@ -169,6 +170,11 @@ class AlertMachine:
         else:
             self._ended_at = ended_at = at
         return AlertTransition(self.id, self.kind, event, self.started_at, at, ended_at)
+
+    def rewind(self, at: float) -> None:
+        """Go on from `at`, earlier than before: the clock of the data was set back."""
+        self.last_at = float("-inf")
+        self._ended_at, self._told_at = min(self._ended_at, at), min(self._told_at, at)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the exact state, for the transaction that also holds the outgoing message."""

@@ -390,7 +390,11 @@ def _pairwise(entries: I8, step: float, guard: int) -> F32:
 
 
 def _rolling_mean(rows: F32, count: int) -> F32:
-    filled = np.nan_to_num(rows).astype(np.float64)
-    sums = np.cumsum(np.vstack([np.zeros((1, rows.shape[1])), filled]), axis=0)
+    """Return the means of `count` consecutive rows, float32 [rows - count + 1, channels], NaN where one is missing."""
+    start = np.zeros((1, rows.shape[1]))
+    sums = np.cumsum(np.vstack([start, np.nan_to_num(rows).astype(np.float64)]), axis=0)
+    missing = np.cumsum(np.vstack([start, np.isnan(rows)]), axis=0)
     count = min(count, len(rows))
-    return np.asarray((sums[count:] - sums[:-count]) / count, np.float32)
+    means = (sums[count:] - sums[:-count]) / count
+    means[missing[count:] > missing[:-count]] = np.nan
+    return np.asarray(means, np.float32)

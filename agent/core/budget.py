@@ -16,6 +16,7 @@ STEP: Final = 0.3  # a factor of two in p-value
 LOWEST: Final = 1.0  # below the rate's own logarithm: a very quiet stream does not alarm to use its budget up
 HIGHEST: Final = 3.0
 HYSTERESIS: Final = 1.5  # an alert that fires goes on until the score is this far below the threshold
+LEAST_SHARE: Final = 0.5  # of the rate's own logarithm, and of the threshold: large budgets leave room below both
 
 
 class BudgetControl:
@@ -39,14 +40,15 @@ class BudgetControl:
 
     def odd(self, score: float, *, firing: bool) -> bool:
         """Tell whether a score is rare enough to begin an alert, or, with hysteresis, to keep one firing."""
-        return score >= self.threshold - (HYSTERESIS if firing else 0.0)
+        threshold = self.threshold
+        return score >= threshold - (min(HYSTERESIS, LEAST_SHARE * threshold) if firing else 0.0)
 
     def decide(self, *, raised: bool) -> None:
         """Account for one decision; `raised` when an alert began with it."""
         self.decisions += 1
         self.events += raised
         offset = self.offset + STEP * (float(raised) - self.rate)
-        self.offset = min(max(offset, -LOWEST), HIGHEST)
+        self.offset = min(max(offset, -min(LOWEST, -LEAST_SHARE * log10(self.rate))), HIGHEST)
 
     @property
     def ratio(self) -> float:

@@ -22,7 +22,7 @@ from agent.core.types import F32, F64, I64, Bools, Mode, Sample, Settings, Strea
 from agent.core.views import View
 from agent.core.windowing import RING_ROWS, Arrival, Grid, GridSettings
 
-_EXPECTED_ROWS: Final = 3000  # of the past, from which the expected range of a channel is told
+_EXPECTED_ROWS: Final = 2000  # of the past, from which the expected range of a channel is told
 
 
 class DetectorSettings(Settings, frozen=True):
@@ -97,7 +97,15 @@ class StreamDetector:
         if grid.total_rows >= self._next_refresh:
             self._refresh()
         return arrival, Due(
-            self, sample.at, grid.total_rows, self._tail(), np.array(run), self.scale.table, self.scale.floored
+            self,
+            sample.at,
+            grid.total_rows,
+            grid.turns,
+            self._tail(),
+            np.array(run),
+            grid.base.copy(),
+            self.scale.table,
+            self.scale.floored,
         )
 
     def _tail(self) -> F32:
@@ -133,7 +141,7 @@ class StreamDetector:
         known = rows[max(0, end - _EXPECTED_ROWS) : max(1, end - self.views[0].span)]
         filled = np.where(np.isnan(known).all(axis=0), 0.0, known)
         low, high = np.nanquantile(filled.astype(np.float64), (0.02, 0.98), axis=0)
-        base = self.grid.base
+        base = due.base
         return base + due.tail[:, -1], base + low, base + high
 
     def snapshot(self) -> dict[str, Any]:
@@ -163,14 +171,16 @@ class Due(msgspec.Struct, frozen=True):
     """A decision that is due, with all that it needs: samples that come later change nothing.
 
     `tail` float32 [channels, span] relative to the grid's base; `run` int64 [channels] points without a gap; `table`
-    and `floored` are the scale's; `row` counts the grid's rows so far.
+    and `floored` are the scale's; `row` counts the grid's rows so far, `turns` how often its clock was set back.
     """
 
     detector: StreamDetector
     at: float
     row: int
+    turns: int
     tail: F32
     run: npt.NDArray[np.int64]
+    base: F64
     table: F32
     floored: Bools
 

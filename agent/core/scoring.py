@@ -14,6 +14,8 @@ import numpy as np
 from agent.core.types import F32, Settings
 
 _GROUP: Final = 32
+_BLOCK: Final = 128
+MAX_NEIGHBOURS: Final = 25  # of the fewest references that are scored, some lie behind the guard
 _NOTHING: Final = 1e-3  # added to a distance before its logarithm: identical windows have one
 
 
@@ -73,7 +75,10 @@ def density_score(squared: F32, neighbours: int, bandwidth: F32) -> F32:  # noqa
     scaled = squared / (2.0 * np.square(np.maximum(bandwidth, _NOTHING)))[:, None]
     least = scaled.min(axis=1)
     held = np.isfinite(squared).sum(axis=1)
-    mean = np.exp(least[:, None] - scaled).sum(axis=1) / held
+    kernels = np.exp(least[:, None] - scaled)
+    # In blocks, and these one after the other: references that other lanes have more must not change the rounding.
+    blocks = np.pad(kernels, ((0, 0), (0, -kernels.shape[1] % _BLOCK))).reshape(len(kernels), -1, _BLOCK)
+    mean = np.cumsum(blocks.sum(axis=2), axis=1)[:, -1] / held
     return np.asarray(least - np.log(mean), np.float32)
 
 

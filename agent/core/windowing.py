@@ -17,6 +17,8 @@ MEASURED_SAMPLES: Final = 32  # readings from which an unset period is measured
 RING_ROWS: Final = 4000
 _FRESH_ROWS: Final = 64
 _SLACK_ROWS: Final = 64  # the ring is linear: rows move to the front once every so many
+MAX_CHANNELS: Final = 256  # of one stream
+_LONG_AGO_S: Final = 1e9
 LATE_RUN: Final = 10  # so many rising late readings in a row mean that the sender's clock was set back
 
 
@@ -41,8 +43,8 @@ class Arrival(StrEnum):
 class Grid:
     """The last rows of one stream on its grid, float32 [rows, channels], NaN where a channel is missing.
 
-    Values are kept as differences from each channel's first value (`base`, float64), so that large counters and
-    absolute pressures keep their last digits in float32.
+    Values are kept as differences from the median of each channel's first values (`base`, float64), so that large
+    counters and absolute pressures keep their last digits in float32.
     """
 
     def __init__(self, settings: GridSettings, channels: tuple[str, ...], ring_rows: int = RING_ROWS) -> None:
@@ -54,6 +56,8 @@ class Grid:
         self.total_rows = 0
         self.break_row = 0  # total_rows at the last gap
         self.ignored_channels = 0
+        self.turns = 0  # how often the sender's clock was set back
+        self._gaps = 0  # readings in a row that came behind a gap
         self._base: F64 = np.full(len(channels), np.nan)
         self._measured: list[Sample] = []
         self._ring_rows = ring_rows
@@ -72,7 +76,7 @@ class Grid:
 
     @property
     def base(self) -> F64:
-        """Return each channel's first value, float64 [channels], NaN where none has come."""
+        """Return the median of each channel's first values, float64 [channels], NaN where none has come."""
         self._settle()
         return self._base
 
@@ -110,6 +114,13 @@ class Grid:
         steps = round((at - self.last_at) / self.period_s) if self.total_rows else 1
         if steps < 1:
             return Arrival.SURPLUS
+        self._gaps = self._gaps + 1 if steps - 1 > self.settings.carry_limit else 0
+        if self._gaps == MEASURED_SAMPLES and learning and self.settings.period_s is None:
+            # Nothing but gaps: what was measured was a burst, such as a backlog delivered at once.
+            self.period_s, self._measured, self._gaps = None, [sample], 0
+            self.break_row = self.total_rows
+            self.last_at = at
+            return Arrival.MEASURING
         if steps > 1:
             self._skip(steps - 1)
         if complete:
@@ -134,15 +145,18 @@ class Grid:
         if len(self._late_at) < LATE_RUN:
             return Arrival.LATE
         self._late_at.clear()  # the sender's clock was set back: go on from there, behind a gap
-        self.last_at = at - 1e9
+        self.last_at = at - _LONG_AGO_S
+        self.turns += 1
         return Arrival.ACCEPTED
 
     def _meet_channels(self, given: dict[str, float], *, learning: bool) -> None:
         new = [name for name in given if name not in self.channels]
         if not new:
             return
-        if not learning:
-            self.ignored_channels = max(self.ignored_channels, len(new))
+        room = MAX_CHANNELS - len(self.channels) if learning else 0
+        self.ignored_channels = max(self.ignored_channels, len(new) - room)
+        new = new[:room]
+        if not new:
             return
         self._settle()
         self.channels += new
@@ -156,7 +170,7 @@ class Grid:
     def _measure(self, *, learning: bool) -> Arrival:
         waiting, self._measured = self._measured, []
         self.period_s = float(np.median(np.diff([sample.at for sample in waiting])))
-        self.last_at = -np.inf
+        self.last_at = waiting[0].at - _LONG_AGO_S
         for sample in waiting:
             self.push(sample, learning=learning)
         return Arrival.ACCEPTED
@@ -207,8 +221,9 @@ class Grid:
         unknown = np.isnan(self._base)
         if unknown.any():
             known = ~np.isnan(block)
-            first = block[known.argmax(axis=0), np.arange(len(self.channels))]
-            self._base = np.where(unknown, first, self._base)
+            met = unknown & known.any(axis=0)
+            for channel in np.flatnonzero(met):  # once for each; a median, for the first reading may be a glitch
+                self._base[channel] = np.median(block[known[:, channel], channel])
         block -= self._base
         if self._end + len(block) > len(self._rows):
             self._rows[: self._ring_rows] = self._rows[self._end - self._ring_rows : self._end]
@@ -224,8 +239,12 @@ class Grid:
             "last_at": float(self.last_at),
             "total_rows": self.total_rows,
             "break_row": self.break_row,
-            "rows": self.rows(self._ring_rows).copy(),
-            "base": self.base.copy(),
+            "rows": self._rows[max(0, self._end - self._ring_rows) : self._end].copy(),
+            "base": self._base.copy(),
+            "fresh": [list(row) for row in self._fresh],
+            "turns": self.turns,
+            "gaps": self._gaps,
+            "ignored_channels": self.ignored_channels,
             "last": list(self._last),
             "missed": list(self._missed),
             "last_missing": list(self._last_missing),
@@ -241,7 +260,8 @@ class Grid:
         self.total_rows = state["total_rows"]
         self.break_row = state["break_row"]
         self._base = state["base"].copy()
-        self._fresh = []
+        self._fresh = [list(row) for row in state["fresh"]]
+        self.turns, self._gaps, self.ignored_channels = state["turns"], state["gaps"], state["ignored_channels"]
         rows = state["rows"][-self._ring_rows :]
         self._rows = np.full((self._ring_rows + _SLACK_ROWS, len(self.channels)), np.nan, np.float32)
         self._rows[: len(rows)] = rows

@@ -49,7 +49,13 @@ def test_numbers_as_text_count_only_when_asked_for():
     assert values('{"a": "1.5", "b": 2}') == {"b": 2.0}
 
 
+@pytest.mark.parametrize("payload", ['{"\\ud800": 1.0, "x": 2}', '{"x": 2, "name": "\\udc00"}'])
+def test_text_that_could_not_be_written_again_is_malformed(payload):
+    assert reason(payload) is RejectReason.MALFORMED
+
+
 def test_what_float_cannot_hold_is_missing():
+    assert values('{"a": 1e31, "b": -1e30, "c": -1e31}') == {"b": -1e30}
     assert values('{"a": NaN, "b": 2, "c": -Infinity}') == {"b": 2.0}
     assert values('{"a": 1e400, "b": 1, "c": ' + "9" * 400 + "}") == {"b": 1.0}
 

@@ -65,6 +65,13 @@ def test_an_update_tells_of_another_leading_part_at_most_once_a_minute():
     assert seen[60].ended_at is None
 
 
+def test_a_clock_that_was_set_back_does_not_mute_alerts_for_longer_than_the_cooldown():
+    m = machine(after=1, clear_after=1, cooldown_s=10.0)
+    run(m, "x.", start=5000)
+    m.rewind(100.0)
+    assert run(m, "xxxxxxxxxxxx", start=100) == [(10, AlertEvent.RAISED)]
+
+
 def test_no_alert_begins_within_the_cooldown():
     m = machine(after=1, clear_after=1, cooldown_s=10.0)
     assert run(m, "x.xxxxxxxxxxxx") == [(0, AlertEvent.RAISED), (1, AlertEvent.CLEARED), (11, AlertEvent.RAISED)]

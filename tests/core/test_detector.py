@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from agent.core.alerting import AlertSettings, Direction
 from agent.core.bank import combined
 from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
+from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
-from agent.core.scoring import ScoreMethod, ScoreSettings
+from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
 from agent.core.types import Budget, Mode, Sample, StreamPhase
 from agent.core.windowing import GridSettings
 from tests.core.streams import changed, decide, feed, make, normal
@@ -246,6 +247,46 @@ def test_the_threshold_rises_with_alerts_and_sinks_with_quiet_within_bounds():
     assert (again.threshold, again.ratio) == (control.threshold, control.ratio)
     assert control.odd(4.9, firing=True)
     assert not control.odd(4.9, firing=False)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1, 1 / 24, 1 / 168, 1e-3, 1e-6])
+def test_an_alert_of_any_budget_can_end_however_quiet_it_was_before(rate):
+    control = BudgetControl(Budget(count=1, per_decisions=1 / rate))
+    control.configure(1.0)
+    for _ in range(20_000):
+        control.decide(raised=False)
+    assert not control.odd(0.25 * control.threshold, firing=True)
+    assert control.odd(control.threshold, firing=False)
+    assert control.threshold >= -0.5 * np.log10(rate)
+
+
+@pytest.mark.parametrize("glitch", [65535.0, -1e30])
+@pytest.mark.parametrize("missing", [0, 50])
+def test_a_few_glitches_do_not_widen_the_scale(glitch, missing):
+    rows = np.random.default_rng(0).normal(0, 1, (4000, 1)).astype(np.float32)
+    rows[:missing] = np.nan
+    scale, spoiled = RobustScale(1), RobustScale(1)
+    scale.refresh(rows, np.zeros(1))
+    rows[[1000, 2000, 2001]] = glitch
+    spoiled.refresh(rows, np.zeros(1))
+    assert spoiled.table[0, :, :, 1] == pytest.approx(scale.table[0, :, :, 1], rel=0.1)
+
+
+def test_a_channel_without_a_past_has_no_known_range():
+    detector = make(mode=Mode.HOLD)
+    feed(detector, [Sample(s.at, {"a": s.values["a"]}) for s in normal(400)])
+    found = feed(detector, normal(300, start=400))
+    assert max(float(a.range_scores[1]) for a in found) == 0.0
+
+
+@given(st.integers(32, 400), st.integers(1, 400))
+@settings(max_examples=30, deadline=None)
+def test_a_density_does_not_depend_on_how_many_references_others_have(held, more):
+    squared = np.random.default_rng(held).gamma(3, size=(1, held)).astype(np.float32)
+    wide = np.pad(squared, ((0, 0), (0, more)), constant_values=np.inf)
+    one = np.ones(1, np.float32)
+    density = SCORERS[ScoreMethod.DENSITY]
+    assert density(squared, 5, one) == density(wide, 5, one)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.types import Sample
-from agent.core.windowing import LATE_RUN, MEASURED_SAMPLES, Arrival, Grid, GridSettings
+from agent.core.windowing import LATE_RUN, MAX_CHANNELS, MEASURED_SAMPLES, Arrival, Grid, GridSettings
 from tests.oracles import RowModel
 
 
@@ -74,12 +74,40 @@ def test_a_clock_that_is_set_back_is_followed_behind_a_gap():
     assert outcomes[: LATE_RUN - 1] == [Arrival.LATE] * (LATE_RUN - 1)
     assert outcomes[LATE_RUN - 1 :] == [Arrival.ACCEPTED] * 4
     assert g.run == [4]
+    assert g.turns == 1
 
 
 def test_late_readings_that_do_not_rise_are_no_new_clock():
     g = grid()
     push(g, 1000, a=1.0)
     assert {push(g, t, a=1.0) for t in range(100, 50, -1)} == {Arrival.LATE}
+
+
+def test_a_period_measured_from_a_burst_is_measured_again():
+    g = grid(period=None)
+    for i in range(MEASURED_SAMPLES):
+        push(g, i * 1e-5, a=1.0)
+    assert g.period_s == pytest.approx(1e-5)
+    outcomes = [push(g, 100.0 + i, a=1.0) for i in range(2 * MEASURED_SAMPLES + 5)]
+    assert g.period_s == 1.0
+    assert outcomes.count(Arrival.MEASURING) == MEASURED_SAMPLES - 1
+    assert g.run == [MEASURED_SAMPLES + 6]
+
+
+def test_a_glitch_at_the_start_does_not_spoil_the_digits_of_what_follows():
+    g = grid()
+    push(g, 0, a=1e12)
+    for t in range(1, 200):
+        push(g, t, a=20 + t / 1000)
+    assert np.diff(g.rows(3)[:, 0]) == pytest.approx([0.001, 0.001], abs=1e-5)
+
+
+def test_more_channels_than_a_stream_may_have_are_ignored_and_counted():
+    g = grid(channels=())
+    for t in range(5):
+        push(g, t, **{f"c{t}-{i}": 1.0 for i in range(100)})
+    assert len(g.channels) == MAX_CHANNELS
+    assert g.ignored_channels == 100
 
 
 def test_the_period_is_measured_from_the_first_readings():
