@@ -156,9 +156,9 @@ class Agent(MqttEvents):
 
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
         """Enqueue; when full, QoS 0 messages are dropped, oldest first, until one of QoS 1 stops that."""
-        queue = self._queue
         limit = self.configuration.agent.queue_size
         with self._queue_lock:
+            queue = self._queue
             queue.extend(messages)
             while len(queue) > limit and not queue[0].qos:
                 queue.popleft()
@@ -170,8 +170,10 @@ class Agent(MqttEvents):
         return len(self._queue) > self.configuration.agent.queue_size
 
     def on_connected(self, *, session_present: bool) -> None:
-        """Publish retained state again: the broker may have lost it."""
-        del session_present
+        """Publish retained state again: the broker may have lost it. What a kept session sends again is forgotten."""
+        if session_present:
+            with self._queue_lock:
+                self._queue = deque(message for message in self._queue if not message.qos)
         if self._ever_connected:
             self.telemetry.reconnects.inc()
         self._ever_connected = True
@@ -305,8 +307,8 @@ class Agent(MqttEvents):
         self._forget_delivered()
 
     def _take(self) -> list[InboundMessage]:
-        queue = self._queue
         with self._queue_lock:
+            queue = self._queue
             messages = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
         self.telemetry.messages_received.inc(len(messages))
         return messages

@@ -17,7 +17,7 @@ from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState,
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
-from agent.core.types import F32, Assessment, Sample, StreamPhase
+from agent.core.types import Assessment, Sample, StreamPhase
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 
@@ -301,17 +301,12 @@ class Pipeline:
 
     def _begin(self, stream: Stream, warm_up: WarmUp) -> None:
         """Embed a warm-up and let its stream become active."""
-        made, usable = stream.bank.warm_up_windows(warm_up)
-        embeddings: list[F32 | None] = []
-        for view, windows in zip(stream.detector.views, made, strict=True):
-            if windows is None:
-                embeddings.append(None)
-            elif view.encoded:
+        for part in stream.bank.warm_up(warm_up):
+            if part.view.encoded:
                 assert stream.encoder is not None
-                embeddings.append(self._observer.timed_encode(stream.encoder, windows))
+                part.embedding = self._observer.timed_encode(stream.encoder, part.windows)
             else:
-                embeddings.append(plain(windows))
-        stream.bank.prime(warm_up, embeddings, usable)
+                part.embedding = plain(part.windows)
 
     def _flush(self, outcome: Outcome) -> None:
         """Make the decisions that are due, those of streams with equal settings at once; outcomes keep their order."""

@@ -28,6 +28,7 @@ VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 1.5
 _LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
 _RANGE_MEAN_POINTS: Final = 16
+_WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
 _RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
 
@@ -59,6 +60,14 @@ class Batch(msgspec.Struct):
                 first, seen = place, set()
             seen.add(id(due.detector))
         yield first, len(self.dues)
+
+
+class WarmUpPart(msgspec.Struct):
+    """Windows of a warm-up, float32 [windows, length, 2], and what they were embedded as, float32 [windows, dim]."""
+
+    view: View
+    windows: F32
+    embedding: F32 | None = None
 
 
 class DetectorBank:
@@ -222,61 +231,51 @@ class DetectorBank:
             may_alarm &= np.fmax(np.abs(deviation), np.abs(last - centre)) >= least
         return novelty.astype(np.float32), may_alarm
 
-    def warm_up_windows(self, due: WarmUp) -> tuple[list[F32 | None], list[Bools]]:
-        """Cut a warm-up's windows from the ring: all with the same scale, the warm-up's own.
+    def warm_up(self, due: WarmUp) -> Iterator[WarmUpPart]:
+        """Learn a warm-up: fill the references and calibrate on it, each window scored without its neighbours.
 
-        Returns for each view float32 [windows x channels, length, 2] or None, and bool [windows, channels]: which
-        of them have no gap.
-        """
-        detector = due.detector
-        rows = detector.grid.rows(detector.warm_up_rows)
-        lanes = np.ascontiguousarray(rows.T)
-        missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
-        made: list[F32 | None] = []
-        usable: list[Bools] = []
-        for view in self.views:
-            step = self._warm_up_step(view, len(rows))
-            ends = np.arange(len(rows), view.span - 1, -step)[::-1]
-            usable.append(missing[ends] == missing[ends - view.span])
-            if len(ends) == 0:
-                made.append(None)
-                continue
-            cut = [windows((view,), lanes[:, end - view.span : end], detector.scale.table)[0] for end in ends]
-            made.append(np.nan_to_num(np.concatenate(cut)))
-        return made, usable
-
-    def _warm_up_step(self, view: View, rows: int) -> int:
-        return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
-
-    def prime(self, due: WarmUp, embeddings: list[F32 | None], usable: list[Bools]) -> None:
-        """Fill the references from the warm-up and calibrate on it, each window scored without its neighbours.
-
-        `embeddings` for each view float32 [windows x channels, dim], as `warm_up_windows` cut them.
+        Yields windows, a few channels at a time, all with the warm-up's own scale; who embeds them puts float32
+        [windows, dim] into `embedding` before going on. The stream is active when nothing more comes.
         """
         detector = due.detector
         rows = detector.grid.rows(detector.warm_up_rows)
         first, last = lanes = self._allocate(rows.shape[1])
         for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
-            self._low[first:last, index] = np.nanmin(np.vstack([series, np.full((1, series.shape[1]), np.inf)]), axis=0)
-            self._high[first:last, index] = np.nanmax(
-                np.vstack([series, np.full((1, series.shape[1]), -np.inf)]), axis=0
-            )
-        period = detector.grid.period_s or 1.0
-        for index, embedding in enumerate(embeddings):
-            if embedding is None:
-                continue
-            view, reference = self.views[index], self._references[index]
-            queries = reference.quantize(embedding).reshape(-1, last - first, view.dim)
+            unknown = np.full((1, series.shape[1]), np.inf)
+            self._low[first:last, index] = np.nanmin(np.vstack([series, unknown]), axis=0)
+            self._high[first:last, index] = np.nanmax(np.vstack([series, -unknown]), axis=0)
+        points = np.ascontiguousarray(rows.T)
+        missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
+        for index, view in enumerate(self.views):
             step = self._warm_up_step(view, len(rows))
-            guard = -(-view.span // step)
-            times = due.at - np.arange(len(queries) - 1, -1, -1) * step * period
-            for lane in range(first, last):
-                good = usable[index][:, lane - first]
-                entries = np.ascontiguousarray(queries[good, lane - first])
-                reference.fill(lane, entries, times[good])
-                if len(entries) >= MIN_REFERENCES:
-                    self._calibrate(lane, index, _pairwise(entries, reference.step, guard))
+            ends = np.arange(len(rows), view.span - 1, -step)[::-1]
+            if len(ends) == 0:
+                continue
+            usable = missing[ends] == missing[ends - view.span]
+            times = due.at - np.arange(len(ends) - 1, -1, -1) * step * (detector.grid.period_s or 1.0)
+            for channel in range(0, last - first, _WARM_UP_CHANNELS):
+                some = slice(channel, min(channel + _WARM_UP_CHANNELS, last - first))
+                table = detector.scale.table[some]
+                cut = [windows((view,), points[some, end - view.span : end], table)[0] for end in ends]
+                part = WarmUpPart(view, np.nan_to_num(np.concatenate(cut), copy=False))
+                yield part
+                assert part.embedding is not None
+                queries = self._references[index].quantize(part.embedding).reshape(len(ends), -1, view.dim)
+                guard = -(-view.span // step)
+                for place in range(some.start, some.stop):
+                    good = usable[:, place]
+                    self._learn(first + place, index, queries[good, place - some.start], times[good], guard)
         detector.begin(lanes)
+
+    def _warm_up_step(self, view: View, rows: int) -> int:
+        return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
+
+    def _learn(self, lane: int, view: int, entries: I8, times: F64, guard: int) -> None:
+        """Take a warm-up's windows of one lane as its references, and its calibration from their distances."""
+        reference = self._references[view]
+        reference.fill(lane, entries, times)
+        if len(entries) >= MIN_REFERENCES:
+            self._calibrate(lane, view, _pairwise(np.ascontiguousarray(entries), reference.step, guard))
 
     def _calibrate(self, lane: int, view: int, squared: F32) -> None:
         """Start a lane's calibration from the distances among its warm-up's windows, float32 [n, n]."""

@@ -29,8 +29,8 @@ class Lone:
         """Push, finish a warm-up, and return the decision that is due, if any."""
         _, due = self.detector.push(sample)
         if isinstance(due, WarmUp):
-            made, usable = self.bank.warm_up_windows(due)
-            self.bank.prime(due, [None if one is None else plain(one) for one in made], usable)
+            for part in self.bank.warm_up(due):
+                part.embedding = plain(part.windows)
             return None
         return due
 

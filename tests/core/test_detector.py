@@ -12,6 +12,7 @@ from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
 from agent.core.types import Budget, Mode, Sample, StreamPhase
+from agent.core.views import plain
 from agent.core.windowing import GridSettings
 from tests.core.streams import changed, decide, feed, make, normal
 
@@ -61,6 +62,23 @@ def test_views_at_a_slower_scale_join_when_there_is_history_enough():
     found = feed(detector, normal(600, ("a",)))
     assert np.isnan(found[0].view_scores[2, 0])
     assert np.isfinite(found[-1].view_scores).all()
+
+
+def test_the_warm_up_of_a_wide_stream_is_embedded_in_pieces():
+    names = tuple(f"c{i}" for i in range(40))
+    detector = make(names, encoded=True)
+    for sample in normal(700, names):
+        _, due = detector.detector.push(sample)
+        if due is not None:
+            break
+    sizes = []
+    for part in detector.bank.warm_up(due):
+        sizes.append(len(part.windows))
+        part.embedding = plain(part.windows)
+    assert max(sizes) <= 16 * (detector.warm_up_rows - 32)
+    assert detector.phase is StreamPhase.ACTIVE
+    found = feed(detector, normal(40, names, start=700))
+    assert np.isfinite(found[-1].view_scores[0]).all()
 
 
 def test_a_stride_decides_less_often():
