@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from agent.ports import InboundMessage
 
-# Matrices here are small: more threads only wait for one another, which costs a core (set before numpy is imported).
+# Both before numpy is imported. Matrices here are small: more threads only wait for one another, which costs a core.
+# Arrays grow by lanes: huge pages would be a third full and cost 2 MB.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
 
 DEFAULT_CONFIG: Final = Path("/etc/redshank/redshank.yaml")
 EXIT_REFUSED: Final = 69
