@@ -164,7 +164,8 @@ def _start_amqtt(port: int) -> None:
     """Start it in a daemon thread, which ends with this process."""
     from amqtt.broker import Broker  # noqa: PLC0415  only where Mosquitto is missing
 
-    logging.getLogger("amqtt").setLevel(logging.CRITICAL)  # it complains of our own probing
+    for name in ("amqtt", "transitions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of every state, and complain of our own probing
     loop = asyncio.new_event_loop()
     settings = {
         "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
