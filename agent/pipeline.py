@@ -355,7 +355,10 @@ class Pipeline:
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
             odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
             leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
+            before = machine.progress
             transition = machine.observe(due.at, odd=odd, leading=leading)
+            if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
+                outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
         detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)

@@ -199,6 +199,26 @@ def test_what_a_clean_stop_interrupts_goes_on_under_the_same_id(make, tmp_path):
     store.close()
 
 
+def test_what_a_kill_interrupts_goes_on_under_the_same_id(make, tmp_path):
+    def fault(i):
+        return {"a": 50.0 + i}
+
+    alone = make(TIMED, after=5)
+    expected = feed(alone, range(400)) + feed(alone, range(400, 410), fault)
+    store = Store(tmp_path / "state")
+    first = make(TIMED, after=5, store=store)
+    feed(first, range(400))
+    save_all(store, first)  # the last snapshot before the kill
+    outcome = first.process([message(i, quiet(i) | fault(i)) for i in range(400, 402)])
+    assert outcome.outbox == []
+    store.commit(outcome.alerts, outcome.outbox)
+    second = make(TIMED, after=5, store=store)
+    told = feed(second, range(400, 410), fault)  # the two that were not acknowledged come again
+    assert [one["id"] for one in told] == [one["id"] for one in expected]
+    assert [one["started_at"] for one in told] == [one["started_at"] for one in expected]
+    store.close()
+
+
 def test_alerts_go_on_when_the_clock_of_the_data_was_set_back(make):
     pipeline = make(TIMED)
     feed(pipeline, range(3000, 3400))

@@ -171,6 +171,11 @@ class AlertMachine:
             self._ended_at = ended_at = at
         return AlertTransition(self.id, self.kind, event, self.started_at, at, ended_at)
 
+    @property
+    def progress(self) -> tuple[AlertState, int]:
+        """Return the state and how far the next one has come: what a restart must find again."""
+        return self.state, self._in_row
+
     def rewind(self, at: float) -> None:
         """Go on from `at`, earlier than before: the clock of the data was set back."""
         self.last_at = float("-inf")
