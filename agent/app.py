@@ -66,10 +66,18 @@ def load_encoders(configuration: Configuration, store: Store | None = None) -> d
     return loaded
 
 
-def make_restore(store: Store) -> Any:
-    """Return how a stream finds its snapshot: by name, if it was made with the same encoder, runtime and settings."""
+def make_restore(store: Store) -> Callable[[Stream], Any]:
+    """Return how a stream goes on: with the exact states of its alerts, and from its snapshot, which is returned.
 
-    def restore(stream: Stream) -> dict[str, Any] | None:
+    The snapshot is found by name; it must have been made with the same encoder, runtime and settings.
+    """
+    alerts = {(row.stream, row.kind): row.state for row in store.alerts()}
+
+    def restore(stream: Stream) -> Any:
+        for kind, machine in stream.alerts.items():
+            state = alerts.get((stream.name, kind.value))
+            if state is not None:
+                machine.restore(state)
         saved = store.load(stream.name)
         if saved is None:
             return None
@@ -79,13 +87,6 @@ def make_restore(store: Store) -> Any:
         return saved["detector"]
 
     return restore
-
-
-def restore_alerts(store: Store, stream: Stream) -> None:
-    """Take up the exact states of a stream's alerts."""
-    for row in store.alerts():
-        if row.stream == stream.name:
-            stream.alerts[next(kind for kind in stream.alerts if kind.value == row.kind)].restore(row.state)
 
 
 def save_all(store: Store, pipeline: Pipeline) -> None:
@@ -110,10 +111,9 @@ class Agent(MqttEvents):
         self.telemetry = Telemetry(agent.max_streams)
         self.store = Store(Path(agent.state_dir))
         encoders = load_encoders(configuration, self.store)
-        self._saved_alerts = {(row.stream, row.kind): row.state for row in self.store.alerts()}
         self.topics = Topics(agent.topic_prefix, agent.id)
-        self._restore = make_restore(self.store)
-        self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=self._resume)
+        restore = make_restore(self.store)
+        self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.refused: RefusedError | None = None
         self._queue: deque[InboundMessage] = deque()
@@ -143,14 +143,6 @@ class Agent(MqttEvents):
         )
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
-
-    def _resume(self, stream: Stream) -> dict[str, Any] | None:
-        for kind, machine in stream.alerts.items():
-            state = self._saved_alerts.get((stream.name, kind.value))
-            if state is not None:
-                machine.restore(state)
-        saved: dict[str, Any] | None = self._restore(stream)
-        return saved
 
     # Called in the network thread
 

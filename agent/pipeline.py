@@ -70,7 +70,6 @@ class Stream:
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
         self.assessment: Assessment | None = None
-        self.decisions = 0
 
     @property
     def phase(self) -> StreamPhase:
@@ -346,7 +345,6 @@ class Pipeline:
     def _decide(self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome) -> None:
         detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         stream.assessment = assessment
-        stream.decisions += 1
         if due.turns != stream.turns:
             stream.turns = due.turns
             machine.rewind(due.at)

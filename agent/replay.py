@@ -16,12 +16,12 @@ from agent.adapters.mqtt.topics import Topics
 from agent.adapters.recording import read_csv, read_messages
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, make_restore, restore_alerts, save_all, with_defaults
+from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.errors import RecordingError
-from agent.pipeline import Decided, Outcome, Pipeline, Stream
+from agent.pipeline import Decided, Outcome, Pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from agent.config import Configuration, StreamSettings
     from agent.ports import InboundMessage
@@ -78,7 +78,7 @@ def replay(
             load_encoders(configuration, store),
             Topics(agent.topic_prefix, agent.id),
             observer,
-            restore=_resume(store) if store is not None else None,
+            restore=make_restore(store) if store is not None else None,
         )
         writer = csv.writer(opened.enter_context(scores.open("w", newline=""))) if scores is not None else None
         if writer is not None:
@@ -99,16 +99,6 @@ def replay(
         if store is not None:
             save_all(store, pipeline)
     return summary
-
-
-def _resume(store: Store) -> Callable[[Stream], Any]:
-    restore_detector = make_restore(store)
-
-    def restore(made: Stream) -> Any:
-        restore_alerts(store, made)
-        return restore_detector(made)
-
-    return restore
 
 
 def _named(configuration: Configuration, name: str | None) -> StreamSettings:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, make_restore, restore_alerts, save_all, with_defaults
+from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
 from agent.pipeline import Pipeline, stream_name, wildcard_parts
@@ -46,13 +46,7 @@ streams:
 """
         )
         settings = with_defaults(load_configuration(path))
-        restore = None
-        if store is not None:
-
-            def restore(stream):
-                restore_alerts(store, stream)
-                return make_restore(store)(stream)
-
+        restore = make_restore(store) if store is not None else None
         made = Pipeline(
             settings, load_encoders(settings), Topics("redshank", "pi"), observer := Counted(), restore=restore
         )
@@ -182,13 +176,19 @@ def test_a_stream_of_an_earlier_run_that_never_speaks_again_has_fallen_silent(ma
     store.close()
 
 
-def test_what_a_clean_stop_interrupts_goes_on_under_the_same_id(make, tmp_path):
-    def fault(i):
-        return {"a": 50.0 + i}
+def fault(i):
+    return {"a": 50.0 + i}
 
-    alone = make(TIMED, after=5)
-    expected = feed(alone, range(400)) + feed(alone, range(400, 410), fault)
+
+def uninterrupted(make):
+    """Return the alerts of a fault from second 400 on, to an agent that runs all the time."""
+    pipeline = make(TIMED, after=5)
+    return feed(pipeline, range(400)) + feed(pipeline, range(400, 410), fault)
+
+
+def test_what_a_clean_stop_interrupts_goes_on_under_the_same_id(make, tmp_path):
     store = Store(tmp_path / "state")
+    expected = uninterrupted(make)
     first = make(TIMED, after=5, store=store)
     feed(first, range(400))
     assert feed(first, range(400, 402), fault) == []
@@ -200,12 +200,8 @@ def test_what_a_clean_stop_interrupts_goes_on_under_the_same_id(make, tmp_path):
 
 
 def test_what_a_kill_interrupts_goes_on_under_the_same_id(make, tmp_path):
-    def fault(i):
-        return {"a": 50.0 + i}
-
-    alone = make(TIMED, after=5)
-    expected = feed(alone, range(400)) + feed(alone, range(400, 410), fault)
     store = Store(tmp_path / "state")
+    expected = uninterrupted(make)
     first = make(TIMED, after=5, store=store)
     feed(first, range(400))
     save_all(store, first)  # the last snapshot before the kill

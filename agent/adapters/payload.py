@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from agent.core.types import Duration, Sample, Settings
+from agent.core.windowing import MAX_CHANNELS
 
-MAX_CHANNELS: Final = 256
 MAX_DEPTH: Final = 32
 LARGEST: Final = 1e30  # no sensor means more, and windows are kept in single precision
 _UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}

@@ -19,7 +19,7 @@ from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, 
 from agent.core.lanes import Lanes, grown
 from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace
 from agent.core.scoring import SCORERS, ScoreMethod
-from agent.core.types import F32, F64, I64, Assessment, Bools, Mode, StreamPhase
+from agent.core.types import F32, F64, I64, Assessment, Bools, Mode
 from agent.core.views import View, plain, windows
 from agent.core.windowing import RING_ROWS
 
@@ -362,7 +362,6 @@ class DetectorBank:
             self._bandwidths[first:last] = learnt["bandwidths"]
             self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
         detector.restore(state, lanes)
-        assert (detector.phase is StreamPhase.LEARNING) == (lanes is None)
 
 
 def combined(part_scores: F32, starts: list[int]) -> F64:

@@ -147,7 +147,6 @@ class StreamDetector:
     def snapshot(self) -> dict[str, Any]:
         """Return this side of what is needed to go on as if never stopped."""
         return {
-            "phase": self.phase.value,
             "grid": self.grid.snapshot(),
             "scale": self.scale.snapshot(),
             "budget": self.budget.snapshot(),

@@ -130,9 +130,7 @@ def in_words(error: BaseException, address: Endpoint) -> str:
         case ssl.SSLCertVerificationError():
             return f"the certificate of {address} is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return (
-                f"TLS with {address} failed: {(getattr(error, 'reason', None) or str(error)).lower().replace('_', ' ')}"
-            )
+            return f"TLS with {address} failed: {_reason(error, str(error))}"
         case socket.gaierror():
             return f"the host name {address.host!r} cannot be resolved: {error.strerror}"
         case ConnectionRefusedError():
@@ -150,10 +148,15 @@ def hint(reason_code: int) -> str:
     return _HINTS.get(reason_code, "")
 
 
+def _reason(error: ssl.SSLError, otherwise: str) -> str:
+    """Return OpenSSL's reason as words; an error that Python made itself has none."""
+    return str(getattr(error, "reason", None) or otherwise).lower().replace("_", " ")
+
+
 def _unreadable(key: str, path: str, error: OSError) -> ConfigurationError:
     why = error.strerror or str(error)
     if isinstance(error, ssl.SSLError):
-        why = f"not usable PEM ({(getattr(error, 'reason', None) or 'unknown reason').lower().replace('_', ' ')})"
+        why = f"not usable PEM ({_reason(error, 'unknown reason')})"
     return _unusable(f"broker.{key}", "a readable file", f"{path}: {why}")
 
 
