@@ -1,88 +1,112 @@
-"""Pretraining on the very statistic that the detector uses: log mean distance to the nearest references.
-
-Each episode standardises its queries' scores by the references' own leave-neighbours-out scores, then asks for
-cross-entropy (normal queries weigh three) and for every anomaly to rank above every normal query.
-"""
+"""Pretraining: examples in, weights out; on a GPU where there is one, resumed from its checkpoint if interrupted."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from agent.errors import RedshankError
 from converter.archive import write_npz
-from converter.pretrain.corpus import REFERENCES, episode
+from converter.pretrain.batch import Batch, batch_of, plain
 from converter.pretrain.network import SensorSmall
+from converter.pretrain.objective import loss_of, low_rate_loss
+from converter.pretrain.trial import SEED, evaluate
 
-NEIGHBOURS = 3
-NEIGHBOURHOOD = 2  # references this close in order are left out of one another's distances
-EPISODES_A_STEP = 8
-LEARNING_RATE = 1e-3
-
-
-def scores(references: Tensor, queries: Tensor) -> Tensor:
-    """Return standardised log distances of the queries, float32 [queries]; both are embeddings [n, dim]."""
-    within = torch.cdist(references, references)
-    order = torch.arange(len(references))
-    within = within.masked_fill((order[:, None] - order[None, :]).abs() <= NEIGHBOURHOOD, torch.inf)
-    own = (within.topk(NEIGHBOURS, largest=False).values.mean(1) + 1e-2).log()
-    other = (torch.cdist(queries, references).topk(NEIGHBOURS, largest=False).values.mean(1) + 1e-2).log()
-    return (other - own.mean()) / (own.std() + 0.1)
+EPISODES: Final = 44000  # the reduced form: about 17 minutes of one core
+FULL_EPISODES: Final = 1600000  # where there is a GPU
+EPISODES_A_STEP: Final = 8
+LEARNING_RATE: Final = 1e-3
+_ROUNDED: Final = 0.5  # from this share of the training on, embeddings are as coarse as int8
+_LEVELS: Final = 255
+_CENTRED_ON: Final = 16  # batches
+_WORKERS: Final = 16  # processes at most that make examples for a GPU
 
 
-def loss_of(standardised: Tensor, odd: Tensor, threshold: Tensor, slope: Tensor) -> Tensor:
-    """Return cross-entropy and pairwise ranking loss of one episode."""
-    logits = slope.exp() * (standardised - threshold)
-    weight = torch.where(odd, 1.0, 3.0)
-    entropy = nnf.binary_cross_entropy_with_logits(logits, odd.float(), weight)
-    ranking = nnf.softplus(standardised[~odd][:, None] - standardised[odd][None, :]).mean()
-    return entropy + ranking
+class Steps(Dataset[Batch]):
+    """The batches of a training, each of which follows from the seed and its step."""
+
+    def __init__(self, seed: int, first: int, last: int) -> None:
+        self.seed, self.first, self.last = seed, first, last
+
+    def __len__(self) -> int:
+        """Return how many steps are left."""
+        return self.last - self.first
+
+    def __getitem__(self, place: int) -> Batch:
+        """Return the batch of a step."""
+        return batch_of(self.seed, self.first + place, EPISODES_A_STEP)
 
 
-def area_under_curve(standardised: np.ndarray[Any, Any], odd: np.ndarray[Any, Any]) -> float:
-    """Return the probability that an anomaly scores above a normal query (ties count half)."""
-    a, b = standardised[odd][:, None], standardised[~odd][None, :]
-    return float((a > b).mean() + 0.5 * (a == b).mean())
+def rounded(values: Tensor) -> Tensor:
+    """Return embeddings [episodes, n, dim] around their mean, with the error of int8; gradients pass."""
+    values = values - values.detach().mean((0, 1))
+    flat = values.detach()
+    step = ((flat.max() - flat.min()) / _LEVELS).clamp(min=1e-6)
+    return values + ((flat / step).round() * step - flat)
 
 
-def evaluate(embed: Any, seed: int, episodes: int) -> float:
-    """Return the mean AUC over held-out episodes; `embed` maps float32 [n, 64, 2] to a Tensor [n, dim]."""
-    rng = np.random.default_rng([seed, 999])
-    areas = []
+def step_loss(network: SensorSmall, batch: Batch, threshold: Tensor, slope: Tensor, *, coarse: bool) -> Tensor:
+    """Return the loss of a step: of the network's scores, and of these beside the scores of plain windows.
+
+    The agent averages what its views say, so the network is to find what plain windows do not.
+    """
+    embedded = batch.embed(network.along)
+    if coarse:
+        counts = [one.shape[1] for one in embedded]
+        embedded = rounded(torch.cat(embedded, 1)).split(counts, 1)
+    normal, events = batch.score(embedded)
+    loss = loss_of(normal, events, threshold, slope)
     with torch.no_grad():
-        for _ in range(episodes):
-            references, queries, odd = episode(rng)
-            both = embed(torch.from_numpy(np.concatenate([references, queries])))
-            result = scores(both[:REFERENCES], both[REFERENCES:])
-            areas.append(area_under_curve(result.numpy(), odd))
-    return float(np.mean(areas))
+        plain_normal, plain_events = batch.score(batch.embed(plain))
+    return loss + low_rate_loss(normal + plain_normal, events + plain_events)
+
+
+def centre(network: SensorSmall, batches: list[Batch]) -> None:
+    """Let embeddings lie around 0.
+
+    A constant in them changes no distance, but int8 would have to cover it: it was ten times their deviation.
+    """
+    with torch.no_grad():
+        means = [network.along(batch.known).mean((0, 1)) for batch in batches]
+        network.head.bias -= torch.stack(means).mean(0)
 
 
 def pretrain(
-    out: Path, *, episodes: int, seed: int, checkpoint_every: int = 2000, held_out: int = 300
-) -> dict[str, float]:
+    out: Path,
+    *,
+    episodes: int | None = None,
+    seed: int,
+    checkpoint_every: int = 500,
+    held_out: int = 300,
+    device: str | None = None,
+) -> dict[str, Any]:
     """Train and write the weights to `out` (.npz); return the areas under the curve over `held_out` episodes.
 
-    Resumes from the checkpoint beside `out`. Raises RedshankError if that is of another run.
+    `device` is "cuda" where there is one, else "cpu"; `episodes` then are FULL_EPISODES or EPISODES. Resumes from the
+    checkpoint beside `out`. Raises RedshankError if that is of another run.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    episodes = episodes or (EPISODES if device == "cpu" else FULL_EPISODES)
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    network = SensorSmall()
-    untrained = evaluate(network.eval(), seed, held_out)
-    threshold, slope = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(0.0))
+    network = SensorSmall().to(device)
+    untrained = SensorSmall().to(device)
+    untrained.load_state_dict(network.state_dict())
+    threshold = nn.Parameter(torch.tensor(2.0, device=device))
+    slope = nn.Parameter(torch.tensor(0.0, device=device))
     optimiser = torch.optim.AdamW([*network.parameters(), threshold, slope], lr=LEARNING_RATE, weight_decay=1e-4)
     steps = episodes // EPISODES_A_STEP
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE * 3, total_steps=max(2, steps))
     checkpoint, partial = out.with_suffix(".checkpoint"), out.with_suffix(".partial")
     done = 0
     if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
         if saved["run"] != [episodes, seed]:
             raise RedshankError(
                 f"{checkpoint}: expected a checkpoint of {episodes} episodes with seed {seed}, found one of "
@@ -93,25 +117,17 @@ def pretrain(
         schedule.load_state_dict(saved["schedule"])
         threshold.data, slope.data = saved["threshold"], saved["slope"]
         done = saved["step"]
-    network.train()
-    bar = tqdm(range(done, steps), initial=done, total=steps, desc="pretraining", unit="step")
-    for step in bar:
-        rng = np.random.default_rng([seed, step])
-        made = [episode(rng) for _ in range(EPISODES_A_STEP)]
-        windows = torch.from_numpy(np.concatenate([np.concatenate([r, q]) for r, q, _ in made]))
-        embedded = network(windows).reshape(EPISODES_A_STEP, -1, 32)
-        loss = torch.stack(
-            [
-                loss_of(scores(e[:REFERENCES], e[REFERENCES:]), torch.from_numpy(odd), threshold, slope)
-                for e, (_, _, odd) in zip(embedded, made, strict=True)
-            ]
-        ).mean()
+    workers = 0 if device == "cpu" else min(_WORKERS, os.cpu_count() or 1)
+    batches = DataLoader(Steps(seed, done, steps), batch_size=None, num_workers=workers)
+    bar = tqdm(range(done, steps), initial=done, total=steps, desc="pretraining", unit="step", mininterval=1.0)
+    for step, batch in zip(bar, batches, strict=True):
+        loss = step_loss(network, batch.to(device), threshold, slope, coarse=step >= _ROUNDED * steps)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         if (step + 1) % checkpoint_every == 0:
             torch.save(
                 {
@@ -126,13 +142,10 @@ def pretrain(
                 partial,
             )
             partial.replace(checkpoint)
-    network.eval()
-    write_npz(out, **{name: tensor.numpy() for name, tensor in network.state_dict().items()})
+    centre(network, [batch_of(seed, steps + more, EPISODES_A_STEP).to(device) for more in range(_CENTRED_ON)])
+    write_npz(out, **{name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()})
     checkpoint.unlink(missing_ok=True)
-    return {
-        "episodes": float(episodes),
-        "seed": float(seed),
-        "auc_raw_windows": evaluate(lambda w: w[:, 32:].flatten(1), seed, held_out),
-        "auc_untrained": untrained,
-        "auc_pretrained": evaluate(network, seed, held_out),
-    }
+    measured = evaluate(
+        {"plain": plain, "untrained": untrained.along, "pretrained": network.along}, SEED, held_out, device
+    )
+    return {"episodes": episodes, "seed": seed, "device": device, "held_out": measured}

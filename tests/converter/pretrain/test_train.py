@@ -10,19 +10,17 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from agent.errors import RedshankError
-from converter.pretrain.corpus import QUERIES, REFERENCES, episode
+from converter.pretrain.batch import batch_of, plain
 from converter.pretrain.network import SensorSmall
-from converter.pretrain.train import area_under_curve, evaluate, loss_of, pretrain, scores
-from converter.recipes import RECIPES
+from converter.pretrain.train import Steps, centre, pretrain, rounded, step_loss
+from converter.pretrain.trial import evaluate
+from converter.recipes import WEIGHTS
 from tests.converter.conftest import ROOT
 
 pytestmark = pytest.mark.converter
-SHORT = {"episodes": 640, "seed": 3, "checkpoint_every": 20, "held_out": 10}
+SHORT = {"episodes": 640, "seed": 3, "checkpoint_every": 10, "held_out": 10}
 
 
 def embedding_of(weights):
@@ -32,16 +30,13 @@ def embedding_of(weights):
     return network
 
 
-def mean_loss(embed, episodes=20):
-    """Return the loss over episodes that no training with a small seed has seen."""
-    rng = np.random.default_rng(10**6)
-    losses = []
+def mean_loss(network, steps=5):
+    """Return the loss over examples that no training with a small seed has seen."""
     with torch.no_grad():
-        for _ in range(episodes):
-            references, queries, odd = episode(rng)
-            both = embed(torch.from_numpy(np.concatenate([references, queries])))
-            found = scores(both[:REFERENCES], both[REFERENCES:])
-            losses.append(loss_of(found, torch.from_numpy(odd), torch.tensor(2.0), torch.tensor(0.0)).item())
+        losses = [
+            step_loss(network, batch_of(10**6, step, 4), torch.tensor(2.0), torch.tensor(0.0), coarse=True).item()
+            for step in range(steps)
+        ]
     return float(np.mean(losses))
 
 
@@ -55,16 +50,18 @@ def test_a_short_training_lowers_the_loss_on_streams_not_seen(short):
     out, figures = short
     torch.manual_seed(SHORT["seed"])
     assert mean_loss(embedding_of(out)) < 0.95 * mean_loss(SensorSmall().eval())
-    assert figures["auc_pretrained"] > figures["auc_untrained"]
+    held_out = figures["held_out"]
+    assert held_out["pretrained"]["auc"] > held_out["untrained"]["auc"]
     assert not list(out.parent.glob("*.checkpoint"))
 
 
 def test_the_shipped_weights_are_better_than_a_short_training_and_than_windows_as_they_are(short):
     out, _ = short
-    shipped = RECIPES["sensor-small"].weights
-    assert mean_loss(embedding_of(shipped)) < mean_loss(embedding_of(out))
-    raw = evaluate(lambda windows: windows[:, 32:].flatten(1), 1, 60)
-    assert evaluate(embedding_of(shipped), 1, 60) > raw + 0.02
+    shipped = embedding_of(WEIGHTS)
+    assert mean_loss(shipped) < mean_loss(embedding_of(out))
+    found = evaluate({"plain": plain, "shipped": shipped.along}, 1, 40)
+    assert found["shipped"]["auc"] > found["plain"]["auc"] + 0.05
+    assert found["shipped+plain"]["auc_low"] > found["plain"]["auc_low"] + 0.05
 
 
 def test_the_same_seed_gives_the_same_bytes_and_figures(short, tmp_path):
@@ -102,7 +99,7 @@ def test_the_command_trains_and_prints_the_figures(convert, tmp_path):
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert (figures["episodes"], figures["seed"]) == (8, 5)
-    assert 0.5 < figures["auc_raw_windows"] < 1
+    assert 0.5 < figures["held_out"]["plain"]["auc"] < 1
     assert "pretraining" in done.stderr
     embedding_of(tmp_path / "w.npz")
 
@@ -115,31 +112,36 @@ def test_the_command_says_what_is_wrong_with_a_folder(convert, tmp_path):
     assert str(tmp_path / "file") in done.stderr
 
 
-def test_what_lies_farther_away_scores_higher():
-    references = torch.randn(REFERENCES, 4, generator=torch.Generator().manual_seed(1))
-    near, far, farther = scores(
-        references, torch.stack([references[5] + 0.01, torch.full((4,), 9.0), torch.full((4,), 30.0)])
+def test_processes_beside_it_make_the_same_batches_in_the_same_order():
+    alone, beside = (
+        list(torch.utils.data.DataLoader(Steps(5, 3, 6), batch_size=None, num_workers=count)) for count in (0, 2)
     )
-    assert near < 1 < far < farther
+    assert len(alone) == len(beside) == 3
+    for one, other in zip(alone, beside, strict=True):
+        assert torch.equal(one.known, other.known)
+        assert torch.equal(one.events, other.events)
+        assert one.offsets == other.offsets
 
 
-def test_references_close_in_time_are_left_out_of_one_another_s_distances():
-    # Runs of three that are alike: a reference has near neighbours only where it may not look for them.
-    runs = 10.0 * torch.arange(REFERENCES // 3).repeat_interleave(3)[:, None]
-    (same,) = scores(runs, runs[:1])
-    assert same < 0
+def test_rounded_embeddings_lie_around_their_mean_and_have_gradients_as_if_they_were_not():
+    made = torch.linspace(0, 10, 101).reshape(1, 101, 1).repeat(1, 1, 2) + torch.tensor([0.0, 100.0])
+    made.requires_grad_()
+    found = rounded(made)
+    assert found.mean((0, 1)).abs().max() < 0.1
+    step = 10 / 255
+    torch.testing.assert_close(found, (found / step).round() * step)
+    assert ((found[0] - found[0, 0]) - (made[0] - made[0, 0])).abs().max() <= step
+    found.sum().backward()
+    assert (made.grad == 1).all()
 
 
-def test_the_loss_asks_for_anomalies_above_and_normal_windows_below():
-    odd = torch.arange(QUERIES) < QUERIES // 2
-    threshold, slope = torch.tensor(2.0), torch.tensor(0.0)
-    good, bad = torch.where(odd, 5.0, -1.0), torch.where(odd, -1.0, 5.0)
-    assert loss_of(good, odd, threshold, slope) < loss_of(torch.zeros(QUERIES), odd, threshold, slope)
-    assert loss_of(torch.zeros(QUERIES), odd, threshold, slope) < loss_of(bad, odd, threshold, slope)
-
-
-@given(hnp.arrays(np.float32, QUERIES, elements=st.integers(-3, 3)))
-def test_the_area_is_the_share_of_pairs_in_order(found):
-    odd = np.arange(QUERIES) < QUERIES // 2
-    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in found[odd] for b in found[~odd]]
-    assert area_under_curve(found, odd) == pytest.approx(np.mean(pairs))
+def test_centred_embeddings_have_the_same_distances():
+    network = SensorSmall()
+    batches = [batch_of(1, step, 2) for step in range(2)]
+    with torch.no_grad():
+        before = network.along(batches[0].known)
+        centre(network, batches)
+        after = [network.along(batch.known) for batch in batches]
+    assert torch.cat(after).mean((0, 1)).abs().max() < 1e-5
+    distances = [torch.cdist(one, one, compute_mode="donot_use_mm_for_euclid_dist") for one in (before, after[0])]
+    torch.testing.assert_close(*distances, rtol=1e-4, atol=1e-4)
