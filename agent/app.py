@@ -52,17 +52,20 @@ def with_defaults(configuration: Configuration) -> Configuration:
 def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder]:
     """Return every encoder that the streams name. Raises BundleError.
 
-    Which runtime is fastest is measured once and kept in `store`: snapshots are of the runtime they were made with.
+    Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
+    made with.
     """
     names = sorted({stream.encoder for stream in configuration.streams} - {NO_ENCODER})
     loaded: dict[str, Encoder] = {}
     for name in names:
         bundle = find_bundle(name)
-        question = f"runtime for {bundle.manifest.variants[0].sha256} among {', '.join(installed_runtimes())}"
+        digests = " ".join(variant.sha256 for variant in bundle.manifest.variants)
+        question = f"variant and runtime for {digests} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
-        loaded[name] = load_encoder(bundle, chosen)
+        runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
+        loaded[name] = encoder = load_encoder(bundle, runtime, file)
         if store is not None and chosen is None:
-            store.choose(question, loaded[name].runtime.split()[0])
+            store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
     return loaded
 
 

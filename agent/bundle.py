@@ -1,17 +1,21 @@
-"""Encoder bundles: a folder with a manifest, models, held-out vectors, and where the weights come from."""
+"""Encoder bundles: a folder, or a zip of it, with a manifest, models, held-out vectors, and where the weights come from."""
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import msgspec
 
 from agent.errors import BundleError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 ENCODERS: Final = Path(__file__).parent / "encoders"
+MANIFEST: Final = "manifest.json"
+VECTORS: Final = "vectors.npz"
+MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of a bundle; a zip may claim anything
 
 
 class Quantization(msgspec.Struct, frozen=True):
@@ -21,33 +25,52 @@ class Quantization(msgspec.Struct, frozen=True):
     zero_point: int
 
 
+class Tensor(msgspec.Struct, frozen=True):
+    """A tensor of the encoder without its batch dimension.
+
+    An output [dim] is an embedding of one part; one of [rows, columns, dim] is a map of patches.
+    """
+
+    name: str
+    shape: list[int]
+
+
 class Variant(msgspec.Struct, frozen=True):
-    """One model file: its precision, and its signatures with their fixed batch sizes."""
+    """One model file: its precision, its signatures with their fixed batch sizes, and where it may run.
+
+    `runtimes` are those on which its embeddings were proven. `input` is None where the model takes float32. `outputs`
+    has the int8 grid on which each embedding is kept; where the model is full int8, it is the model's own.
+    """
 
     file: str
     sha256: str
     precision: str
-    input: Quantization
-    output: Quantization
+    runtimes: list[str]
+    input: Quantization | None
+    outputs: list[Quantization]
     signatures: dict[str, int]
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What is in a bundle. Input is int8 [batch, length, features], output int8 [batch, dim]."""
+    """What is in a bundle.
+
+    `features` names the input's last axis. `files` has the sha256 of every other file but the manifest and the report.
+    """
 
     schema: int
     name: str
     kind: str
-    length: int
+    input: Tensor
     features: list[str]
-    dim: int
+    outputs: list[Tensor]
     preprocessing: str
     licence: str
+    files: dict[str, str]
     variants: list[Variant]
 
 
 class Bundle(msgspec.Struct, frozen=True):
-    """A folder and its manifest."""
+    """A folder, or a zip of it, and its manifest."""
 
     path: Path
     manifest: Manifest
@@ -58,13 +81,13 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises BundleError if anything is missing, corrupt, or of another schema version.
     """
-    where = path / "manifest.json"
+    where = path / MANIFEST
     try:
-        raw = where.read_bytes()
-    except (OSError, ValueError) as error:  # a path may hold what no path can hold
+        raw = _content(path, MANIFEST)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # a path may hold what no path can hold
         raise BundleError(
             f"{where}: expected an encoder bundle's manifest, found none "
-            f"({getattr(error, 'strerror', error)}); installed: {', '.join(_installed())}"
+            f"({getattr(error, 'strerror', None) or error}); installed: {', '.join(_installed())}"
         ) from error
     try:
         version = msgspec.json.decode(raw, type=dict).get("schema")
@@ -80,29 +103,66 @@ def load_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{where}: expected at least one variant, each with a signature, found none; build the bundle again"
         )
+    if not manifest.outputs or any(len(one.outputs) != len(manifest.outputs) for one in manifest.variants):
+        raise BundleError(
+            f"{where}: expected the quantization of {len(manifest.outputs)} outputs in every variant; "
+            "build the bundle again"
+        )
+    bundle = Bundle(path, manifest)
     for variant in manifest.variants:
-        read_model(Bundle(path, manifest), variant)
-    return Bundle(path, manifest)
+        read_model(bundle, variant)
+    for name in manifest.files:
+        read_file(bundle, name)
+    return bundle
 
 
 def read_model(bundle: Bundle, variant: Variant) -> bytes:
     """Return a variant's model, checked against its digest. Raises BundleError."""
-    where = bundle.path / variant.file
-    if Path(variant.file).name != variant.file:
-        raise BundleError(f"{bundle.path}: a model file must lie in the bundle itself, found {variant.file!r}")
-    try:
-        content = where.read_bytes()
-    except OSError as error:
+    return _checked(bundle, variant.file, variant.sha256, "a model")
+
+
+def read_file(bundle: Bundle, name: str) -> bytes:
+    """Return a file that the manifest lists, checked against its digest. Raises BundleError."""
+    listed = bundle.manifest.files.get(name)
+    if listed is None:
         raise BundleError(
-            f"{where}: expected a model, found none ({error.strerror}); install the bundle again"
+            f"{bundle.path / name}: expected it in the manifest's files, found "
+            f"{', '.join(bundle.manifest.files) or 'none'}; build the bundle again"
+        )
+    return _checked(bundle, name, listed, "a file")
+
+
+def _checked(bundle: Bundle, name: str, sha256: str, what: str) -> bytes:
+    where = bundle.path / name
+    if PurePosixPath(name).name != name:
+        raise BundleError(f"{bundle.path}: {what} must lie in the bundle itself, found {name!r}")
+    try:
+        content = _content(bundle.path, name)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            f"{where}: expected {what}, found none ({getattr(error, 'strerror', None) or error}); "
+            "install the bundle again"
         ) from error
     found = hashlib.sha256(content).hexdigest()
-    if found != variant.sha256:
+    if found != sha256:
         raise BundleError(
-            f"{where}: expected sha256 {variant.sha256[:12]}..., found {found[:12]}...; the file was changed or "
+            f"{where}: expected sha256 {sha256[:12]}..., found {found[:12]}...; the file was changed or "
             "is corrupt: install the bundle again"
         )
     return content
+
+
+def _content(path: Path, name: str) -> bytes:
+    """Return what a file of a folder or a zip holds. A zip may have the folder itself at its top."""
+    if not path.is_file():
+        return (path / name).read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        inside = {PurePosixPath(entry.filename): entry for entry in archive.infolist() if not entry.is_dir()}
+        tops = [top.parent for top in inside if top.name == MANIFEST and len(top.parts) <= 2]  # noqa: PLR2004  one folder
+        entry = inside[tops[0] / name if tops else PurePosixPath(name)]
+        if entry.file_size > MAX_FILE_BYTES:
+            raise ValueError(f"{entry.file_size} bytes, more than {MAX_FILE_BYTES}")
+        return archive.read(entry)
 
 
 def installed_bundles() -> list[Bundle]:
@@ -111,7 +171,7 @@ def installed_bundles() -> list[Bundle]:
 
 
 def _installed() -> list[str]:
-    return sorted(manifest.parent.name for manifest in ENCODERS.glob("*/manifest.json"))
+    return sorted(manifest.parent.name for manifest in ENCODERS.glob(f"*/{MANIFEST}"))
 
 
 def find_bundle(name: str) -> Bundle:

@@ -206,20 +206,26 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _encoders(options: argparse.Namespace) -> int:
     del options
-    from agent.adapters.tflite import available_runtimes, load_encoder, seconds_per_window  # noqa: PLC0415  as above
-    from agent.bundle import installed_bundles  # noqa: PLC0415  as above
+    from agent.adapters.tflite import TfliteModel, candidates  # noqa: PLC0415  as above
+    from agent.bundle import installed_bundles, read_model  # noqa: PLC0415  as above
 
     for bundle in installed_bundles():
-        variant = bundle.manifest.variants[0]
-        size = (bundle.path / variant.file).stat().st_size
-        sys.stdout.write(
-            f"{bundle.manifest.name}: input {bundle.manifest.length} x {len(bundle.manifest.features)}, "
-            f"embedding {bundle.manifest.dim}, {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}\n"
-        )
-        for runtime in available_runtimes():
-            encoder = load_encoder(bundle, runtime)
-            sys.stdout.write(f"  {encoder.runtime}: {1e6 * seconds_per_window(encoder):.1f} us per window\n")
+        manifest = bundle.manifest
+        outputs = ", ".join(f"{one.name} {_shape(one.shape)}" for one in manifest.outputs)
+        sys.stdout.write(f"{manifest.name}: {manifest.kind}, input {_shape(manifest.input.shape)}, {outputs}\n")
+        for variant in manifest.variants:
+            size = len(read_model(bundle, variant))
+            sys.stdout.write(f"  {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}\n")
+            for runtime, _ in (one for one in candidates(bundle) if one[1] is variant):
+                model = TfliteModel(bundle, variant, runtime)
+                batch = max(model.batches)
+                per_input_us = 1e6 * model.seconds_per_input(batch)
+                sys.stdout.write(f"    {model.runtime}: {per_input_us:.1f} us per input in batches of {batch}\n")
     return 0
+
+
+def _shape(shape: list[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 _COMMANDS: Final = {

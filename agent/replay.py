@@ -60,8 +60,12 @@ def replay(
     alerts: Path | None = None,
     state: Path | None = None,
     progress: bool = False,
+    encoders: dict[str, Encoder] | None = None,
 ) -> Summary:
-    """Run a recording (JSONL, or CSV for one stream) and return its alerts. Raises RecordingError."""
+    """Run a recording (JSONL, or CSV for one stream) and return its alerts. Raises RecordingError.
+
+    `encoders` are taken instead of those that the configuration names.
+    """
     configuration = with_defaults(configuration)
     if not recording.is_file():
         raise RecordingError(f"{recording}: expected a recording (.jsonl or .csv), found no such file")
@@ -75,7 +79,7 @@ def replay(
         agent = configuration.agent
         pipeline = Pipeline(
             configuration,
-            load_encoders(configuration, store),
+            load_encoders(configuration, store) if encoders is None else encoders,
             Topics(agent.topic_prefix, agent.id),
             observer,
             restore=make_restore(store) if store is not None else None,

@@ -1,97 +1,269 @@
-"""Builds a bundle from a recipe: weights in, manifest, model, vectors and report out."""
+"""Builds a bundle: a network and samples in; models, held-out vectors, proof, manifest out. Nothing is written unproven."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as nnf
+from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
 
-from agent.adapters.tflite import available_runtimes, load_encoder
-from agent.bundle import SCHEMA_VERSION, Bundle, Manifest, Quantization, Variant, load_bundle
+from agent.adapters.tflite import available_runtimes
+from agent.bundle import MANIFEST, SCHEMA_VERSION, VECTORS, Bundle, Manifest, Quantization, Tensor, Variant, load_bundle
+from agent.core.types import F32
 from converter.archive import write_npz
+from converter.gates import Gate, GateError
+from converter.quantize import PRECISIONS, FloatModel, Ranges, quiet, uncovered
+from converter.ranking import rows_of
+from converter.representative import Samples
+from converter.sources import SourceError
+from converter.vectors import HeldOut, positions_of
+from converter.verify import Verdict, as_json, judge, report
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from converter.recipes import Recipe
-
-_SEED: Final = 20
-_EPISODES: Final = 8
-_HELD_OUT: Final = 256
+PROVENANCE: Final = "PROVENANCE.md"
+_PROBED: Final = 48  # held-out inputs whose ranges are compared with the representative ones
+_FLOAT_BATCH: Final = 16  # pictures in one call of the float network, in double precision
 
 
-def build(recipe: Recipe, out: Path) -> Bundle:
-    """Write the bundle of `recipe` into `out`. The same weights give the same bytes."""
-    import torch  # noqa: PLC0415  heavy, and only here
+class About(msgspec.Struct, frozen=True):
+    """What a bundle says of itself, besides what is found out by building it."""
 
-    from converter.pretrain.corpus import episode  # noqa: PLC0415  with the network, only here
-    from converter.pretrain.network import SensorSmall  # noqa: PLC0415  torch
-    from converter.quantize import BATCHES, export_int8  # noqa: PLC0415  torch
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    features: tuple[str, ...]
+    outputs: tuple[str, ...]
+    preprocessing: str
+    licence: str
+    provenance: str
+    precisions: tuple[str, ...]
+    batches: tuple[int, ...]
 
-    network = SensorSmall()
-    with np.load(recipe.weights) as stored:
-        network.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
-    network.eval()
-    rng = np.random.default_rng(_SEED)
-    made = [np.concatenate(episode(rng)[:2]) for _ in range(2 * _EPISODES)]
-    representative = np.concatenate(made[:_EPISODES])
-    held_out = np.concatenate(made[_EPISODES:])[:: max(1, _EPISODES * len(made[0]) // _HELD_OUT)]
-    model = export_int8(network, representative)
-    with torch.no_grad():  # in double precision: single precision differs from processor to processor
-        floating = network.double()(torch.from_numpy(held_out).double()).float().numpy()
-    out.mkdir(parents=True, exist_ok=True)
-    file = f"{recipe.name}.int8.tflite"
-    (out / file).write_bytes(model)
-    given, taken = _quantization(out / file)
-    manifest = Manifest(
-        schema=SCHEMA_VERSION,
-        name=recipe.name,
-        kind=recipe.kind,
-        length=recipe.length,
-        features=recipe.features,
-        dim=recipe.dim,
-        preprocessing=recipe.preprocessing,
-        licence=recipe.licence,
-        variants=[
-            Variant(
-                file=file,
-                sha256=hashlib.sha256(model).hexdigest(),
-                precision="int8",
-                input=given,
-                output=taken,
-                signatures={f"batch_{batch}": batch for batch in BATCHES},
+
+class Built(msgspec.Struct, frozen=True):
+    """A bundle and why it holds what it holds: a sentence for each choice, a phrase for each range not covered."""
+
+    bundle: Bundle
+    choices: list[str]
+    uncovered: list[str]
+
+
+def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[str, Gate]) -> Built:
+    """Write the bundle of a PyTorch network into `out`, a new folder or that of an earlier bundle.
+
+    The same network and samples give the same bytes. Raises GateError if no variant passes on some runtime, and what
+    the parts raise; then `out` is as it was.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(total=4 + len(about.precisions), desc=about.name, unit="step", bar_format=_BAR) as bar,
+    ):
+        bundle = _Draft(about, network, samples, Path(folder), bar)
+        built = bundle.complete(gates)
+        _replace(out, Path(folder))
+    return Built(load_bundle(out), built.choices, built.uncovered)
+
+
+_BAR: Final = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed} {postfix}"
+
+
+class _Draft:
+    """A bundle being made in a folder of its own."""
+
+    def __init__(self, about: About, network: Any, samples: Samples, folder: Path, bar: Any) -> None:
+        self._about, self._samples, self._folder, self._bar = about, samples, folder, bar
+        self._step("float embeddings")
+        outputs = float_outputs(network, samples.inputs)
+        if len(outputs) != len(about.outputs):
+            raise SourceError(f"expected {len(about.outputs)} outputs, found {len(outputs)}; name each of them")
+        self._outputs = [
+            Tensor(name, list(one.shape[1:])) for name, one in zip(about.outputs, outputs, strict=True)
+        ]
+        positions = positions_of(len(samples.inputs))
+        half = {name: one.astype(np.float16) for name, one in rows_of(outputs, positions).items()}
+        rows = {name: one.astype(np.float32) for name, one in half.items()}  # as they will be read
+        self._held_out = HeldOut(samples.inputs, samples.population, positions, rows)
+        self._grids = [_grid(one) for one in outputs]
+        self._step("conversion")
+        self._model = FloatModel(network, about.shape, about.batches)
+        self._step("ranges")
+        self._ranges: Ranges = self._model.ranges(samples.representative)
+        self._uncovered = uncovered(self._ranges, self._model.ranges(samples.inputs[:: len(samples.inputs) // _PROBED or 1]))
+        write_npz(folder / VECTORS, **samples.stored, **{f"rows.{name}": one for name, one in half.items()})
+        (folder / PROVENANCE).write_text(
+            f"# {about.name}\n\n{about.provenance}\n\nLicence: {about.licence}.\n\n"
+            f"Ranges of int8 and held-out inputs: {samples.about}.\n"
+        )
+
+    def _step(self, what: str) -> None:
+        self._bar.set_postfix_str(what)
+        self._bar.update()
+
+    def complete(self, gates: dict[str, Gate]) -> Built:
+        """Quantize, prove, choose; write manifest and report."""
+        runtimes = available_runtimes()
+        kept: list[Variant] = []
+        verdicts: list[Verdict] = []
+        choices: list[str] = []
+        uncovered_runtimes = set(runtimes)
+        wanted = list(self._about.precisions)
+        spare = [one for one in PRECISIONS if PRECISIONS.index(one) > PRECISIONS.index(wanted[0]) and one not in wanted]
+        for precision in wanted + spare:
+            if precision in spare and not uncovered_runtimes:
+                break
+            self._step(precision)
+            variant, found = self._prove(precision, runtimes, gates)
+            verdicts += found
+            passing = [name for name, one in zip(runtimes, found, strict=True) if one.passes]
+            refused = [name for name in runtimes if name not in passing]
+            for name, one in zip(runtimes, found, strict=True):
+                if name in refused:
+                    choices.append(f"{precision} is not for {name}: {'; '.join(one.failures)}")
+            if passing:
+                kept.append(msgspec.structs.replace(variant, runtimes=passing))
+                uncovered_runtimes -= set(passing)
+                choices.append(f"{precision} is kept for {', '.join(passing)}")
+            else:
+                (self._folder / variant.file).unlink()
+        if uncovered_runtimes:
+            raise GateError(
+                f"{self._about.name}: nothing passes the gates on {', '.join(sorted(uncovered_runtimes))}, so nothing was "
+                f"written: {' / '.join(choices)}; give more diverse representative data, or other bounds with --gate"
             )
-        ],
-    )
-    _write_json(out / "manifest.json", manifest)
-    write_npz(out / "vectors.npz", inputs=held_out, embeddings=floating)
-    (out / "PROVENANCE.md").write_text(f"# {recipe.name}\n\n{recipe.provenance}\nLicence: {recipe.licence}.\n")
-    bundle = load_bundle(out)
-    report = {name: {"cosine": cosine_to_float(bundle, name)} for name in available_runtimes()}
-    _write_json(out / "report.json", report)
-    return bundle
+        manifest = self._manifest(kept)
+        (self._folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        bundle = Bundle(self._folder, manifest)
+        told = report(bundle, verdicts)
+        told |= {"choices": choices, "ranges_not_covered": self._uncovered}
+        (self._folder / "report.json").write_bytes(as_json(told))
+        return Built(bundle, choices, self._uncovered)
+
+    def _prove(self, precision: str, runtimes: list[str], gates: dict[str, Gate]) -> tuple[Variant, list[Verdict]]:
+        """Write a variant's model and judge it on every runtime that is installed here."""
+        content = self._model.quantized(precision, self._ranges)
+        file = f"{self._about.name}.{precision}.tflite"
+        (self._folder / file).write_bytes(content)
+        given, made = _quantization(content, self._model.batches[0]) if precision == "int8" else (None, self._grids)
+        variant = Variant(
+            file=file,
+            sha256=hashlib.sha256(content).hexdigest(),
+            precision=precision,
+            runtimes=runtimes,
+            input=given,
+            outputs=made,
+            signatures={f"batch_{batch}": batch for batch in self._model.batches},
+        )
+        bundle = Bundle(self._folder, self._manifest([variant]))
+        return variant, [judge(bundle, variant, name, self._held_out, gates, timed=False) for name in runtimes]
+
+    def _manifest(self, variants: list[Variant]) -> Manifest:
+        about = self._about
+        files = {name: hashlib.sha256((self._folder / name).read_bytes()).hexdigest() for name in (VECTORS, PROVENANCE)}
+        return Manifest(
+            schema=SCHEMA_VERSION,
+            name=about.name,
+            kind=about.kind,
+            input=Tensor("pictures" if about.kind == "image" else "windows", list(about.shape)),
+            features=list(about.features),
+            outputs=self._outputs,
+            preprocessing=about.preprocessing,
+            licence=about.licence,
+            files=files,
+            variants=variants,
+        )
 
 
-def cosine_to_float(bundle: Bundle, runtime: str) -> dict[str, float]:
-    """Return mean and first percentile of the cosine between quantized and float embeddings of the held-out inputs."""
-    encoder = load_encoder(bundle, runtime)
-    with np.load(bundle.path / "vectors.npz") as vectors:
-        expected, found = vectors["embeddings"], encoder.encode(vectors["inputs"])
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = (expected * found).sum(axis=1) / norms
-    return {"mean": round(float(cosine.mean()), 5), "p01": round(float(np.quantile(cosine, 0.01)), 5)}
+def float_outputs(network: Any, inputs: Any) -> list[F32]:
+    """Return the outputs of a PyTorch network, float32 [n, ...] each, computed in double precision.
+
+    Single precision differs from processor to processor.
+    """
+    double = copy.deepcopy(network).double()
+    made: list[list[F32]] = []
+    with torch.no_grad(), quiet(), _DepthwiseByShifts():
+        for start in range(0, len(inputs), _FLOAT_BATCH):
+            given = torch.from_numpy(np.asarray(inputs[start : start + _FLOAT_BATCH], np.float64))
+            found = double(given)
+            tensors = found if isinstance(found, tuple | list) else (found,)
+            made.append([one.float().numpy() for one in tensors])
+    return [np.concatenate(parts) for parts in zip(*made, strict=True)]
 
 
-def _quantization(model: Path) -> tuple[Quantization, Quantization]:
+class _DepthwiseByShifts(TorchFunctionMode):
+    """Computes depthwise convolutions as a sum of shifted products: in double precision PyTorch's own is 20 times slower."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Take the place of conv2d where every channel is a group of its own and there is no dilation."""
+        if func is nnf.conv2d:
+            names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+            given = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+            given |= dict(zip(names, args, strict=False)) | (kwargs or {})
+            pictures, weight = given["input"], given["weight"]
+            if (
+                given["groups"] == pictures.shape[1] == weight.shape[0] > 1
+                and _pair(given["dilation"]) == (1, 1)
+                and not isinstance(given["padding"], str)
+            ):
+                return _by_shifts(pictures, weight, given["bias"], _pair(given["stride"]), _pair(given["padding"]))
+        return func(*args, **(kwargs or {}))
+
+
+def _by_shifts(
+    pictures: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    (high, wide), (down, right) = weight.shape[2:], stride
+    padded = nnf.pad(pictures, (padding[1], padding[1], padding[0], padding[0]))
+    rows, columns = (padded.shape[2] - high) // down + 1, (padded.shape[3] - wide) // right + 1
+    out = torch.zeros(*pictures.shape[:2], rows, columns, dtype=pictures.dtype)
+    for i in range(high):
+        for j in range(wide):
+            part = padded[:, :, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * right + 1 : right]
+            out.addcmul_(part, weight[None, :, 0, i, j, None, None])
+    return out if bias is None else out + bias[None, :, None, None]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _grid(output: F32) -> Quantization:
+    """Return the int8 grid that holds an output's values: what embeddings are kept on where the model is not int8."""
+    low, high = min(float(output.min()), 0.0), max(float(output.max()), 0.0)
+    scale = float(np.float32((high - low) / 255 or 1.0))
+    return Quantization(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def _quantization(content: bytes, batch: int) -> tuple[Quantization, list[Quantization]]:
+    """Return the quantization of a full int8 model's input and outputs."""
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  comes with the converter
 
-    runner = Interpreter(str(model)).get_signature_runner("batch_1")
-    details = [next(iter(part.values())) for part in (runner.get_input_details(), runner.get_output_details())]
-    given, taken = (Quantization(float(d["quantization"][0]), int(d["quantization"][1])) for d in details)
-    return given, taken
+    runner = Interpreter(model_content=content).get_signature_runner(f"batch_{batch}")
+    outputs = runner.get_output_details()
+    (given,) = runner.get_input_details().values()
+    ordered = [outputs[name] for name in sorted(outputs, key=lambda name: (len(name), name))]
+    made = [Quantization(float(d["quantization"][0]), int(d["quantization"][1])) for d in (given, *ordered)]
+    return made[0], made[1:]
 
 
-def _write_json(path: Path, value: Any) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+def _replace(out: Path, folder: Path) -> None:
+    """Put the new bundle in the place of what was there; anything else than a bundle stays, and is an error."""
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).exists())):
+        raise FileExistsError(f"{out}: expected a new folder or that of an earlier bundle, found something else")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        new.mkdir()  # with the rights that the user's folders have, unlike a temporary one
+        for path in folder.iterdir():
+            shutil.copyfile(path, new / path.name)
+        if out.exists():
+            out.rename(old)
+        new.rename(out)

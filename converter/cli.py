@@ -1,4 +1,4 @@
-"""The command `redshank-convert`."""
+"""The command `redshank-convert`. Exit codes: 0; 1 a gate failed, or a file; 2 usage; 78 bundle, network or package."""
 
 from __future__ import annotations
 
@@ -6,52 +6,244 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from agent.bundle import find_bundle
 from agent.errors import RedshankError
+from converter.gates import GATES, GateError, with_bounds
+
+if TYPE_CHECKING:
+    from converter.build import Built
+    from converter.representative import Samples
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_CONFIGURATION: Final = 78
+_TOLD: Final = 3  # ranges not covered that are printed
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit code: 0, 1 for a file, 2 for usage, 78 for a bundle or a missing package."""
-    parser = argparse.ArgumentParser(prog="redshank-convert", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    top = argparse.ArgumentParser(
+        prog="redshank-convert", description="Makes encoder bundles, and proves that they rank neighbours as before."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
     encoder = commands.add_parser("encoder", help="build the bundle of a known encoder")
-    encoder.add_argument("name")
-    encoder.add_argument("--out", type=Path, help="folder to write; default: ./NAME")
+    encoder.add_argument("name", help="one of the recipes; see docs/encoders.md")
+    encoder.add_argument("--weights", type=Path, help="file with other weights: torch.save, .safetensors or .npz")
+    encoder.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the pictures it takes")
+    module = commands.add_parser("module", help="build the bundle of your own PyTorch module")
+    module.add_argument("callable", metavar="PACKAGE:CALLABLE", help="a module, or a function that makes one")
+    module.add_argument(
+        "--input-shape", required=True, help="of one input: LENGTH,2 for sensors, ROWS,COLUMNS,3 for pictures"
+    )
+    module.add_argument("--name", help="the bundle's name; default: that of the callable")
+    module.add_argument("--licence", default="not stated", help="of the weights, for the manifest")
+    for command in (encoder, module):
+        command.add_argument("--out", type=Path, help="folder to write; default: ./NAME")
+        command.add_argument(
+            "--representative", type=Path, metavar="PATH", help="folder of pictures, or a recording (.jsonl, .csv)"
+        )
+        command.add_argument("--config", type=Path, help="the configuration that the recording belongs to")
+        command.add_argument("--stream", help="the stream that a CSV recording belongs to")
+        command.add_argument(
+            "--precision",
+            action="append",
+            choices=["int8", "int8-dynamic", "int8-weights", "float16", "float32"],
+            help="a variant that is wanted; may be given several times; default: the recipe's",
+        )
+    verify = commands.add_parser("verify", help="compare a bundle with its float encoder on the runtimes installed here")
+    verify.add_argument("bundle", help="folder, zip, or the name of an installed one")
+    verify.add_argument("--runtime", help="only this one")
+    verify.add_argument("--report", type=Path, metavar="FILE.json", help="write all figures")
+    verify.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with float against quantized scores")
+    for command in (encoder, module, verify):
+        command.add_argument(
+            "--gate", action="append", default=[], metavar="FIGURE=NUMBER", help=f"another bound: {', '.join(GATES)}"
+        )
+    inspect = commands.add_parser("inspect", help="show manifest and operators, and the oldest runtime that has them")
+    inspect.add_argument("bundle", help="folder, zip, or the name of an installed one")
     train = commands.add_parser("pretrain", help="pretrain the sensor encoder on generated streams")
     train.add_argument("--out", type=Path, required=True, help="weights to write (.npz)")
     train.add_argument("--episodes", type=int, default=28000)
     train.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    try:
-        if options.command == "encoder":
-            return _encoder(options.name, options.out or Path(options.name))
-        from converter.pretrain.train import pretrain  # noqa: PLC0415  needs torch
+    return top
 
-        figures = pretrain(options.out, episodes=options.episodes, seed=options.seed)
-        sys.stdout.write(json.dumps(figures) + "\n")
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = _COMMANDS[options.command](options)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[converter]' (Python 3.11)\n")
-        return 78
+        return EXIT_CONFIGURATION
+    except GateError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_FAILED
     except RedshankError as error:
         sys.stderr.write(f"{error}\n")
-        return 78
+        return EXIT_CONFIGURATION
     except OSError as error:
         sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+        return EXIT_FAILED
+    return code
 
 
-def _encoder(name: str, out: Path) -> int:
-    from converter.build import build  # noqa: PLC0415  heavy
+def _encoder(options: argparse.Namespace) -> int:
     from converter.recipes import RECIPES  # noqa: PLC0415  with it
 
-    if name not in RECIPES:
-        sys.stderr.write(f"expected one of {', '.join(RECIPES)}, found {name!r}\n")
-        return 2
-    bundle = build(RECIPES[name], out)
-    sys.stdout.write(f"{bundle.path}: {(bundle.path / 'report.json').read_text()}")
+    recipe = RECIPES.get(options.name)
+    if recipe is None:
+        return _usage(f"expected one of {', '.join(RECIPES)}, found {options.name!r}")
+    shape = recipe.shape
+    if options.input_size is not None:
+        if not recipe.sizes or options.input_size < 32 or options.input_size % recipe.sizes:  # noqa: PLR2004  a picture
+            expected = f"a multiple of {recipe.sizes} from 32 on" if recipe.sizes else f"none: {recipe.name} has its own"
+            return _usage(f"--input-size: expected {expected}, found {options.input_size}")
+        shape = (options.input_size, options.input_size, 3)
+    from converter.build import About, build  # noqa: PLC0415  heavy
+
+    gates = with_bounds(options.gate)
+    about = About(
+        **{name: getattr(recipe, name) for name in About.__struct_fields__ if name != "precisions" and name != "shape"},
+        shape=shape,
+        precisions=tuple(options.precision or recipe.precisions),
+    )
+    network = recipe.network(shape, options.weights)
+    built = build(about, network, _samples(options, recipe.kind, shape), options.out or Path(recipe.name), gates)
+    return _told(built)
+
+
+def _module(options: argparse.Namespace) -> int:
+    try:
+        shape = tuple(int(one) for one in options.input_shape.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) not in {2, 3} or min(shape) < 1 or shape[-1] != len(shape):
+        return _usage(f"--input-shape: expected LENGTH,2 or ROWS,COLUMNS,3, found {options.input_shape!r}")
+    if len(shape) == 3 and shape[0] != shape[1]:  # noqa: PLR2004  a picture
+        return _usage(f"--input-shape: expected a square picture, found {options.input_shape!r}")
+    from converter.build import About, build, float_outputs  # noqa: PLC0415  heavy
+    from converter.recipes import AS_IS, PICTURE, SCALED, SENSOR  # noqa: PLC0415  with it
+    from converter.sources import of_callable  # noqa: PLC0415  heavy
+
+    gates = with_bounds(options.gate)
+    network = of_callable(options.callable)
+    kind = "image" if len(shape) == 3 else "sensor"  # noqa: PLR2004  a picture
+    samples = _samples(options, kind, shape)
+    found = float_outputs(network, samples.inputs[:1])
+    about = About(
+        name=options.name or options.callable.partition(":")[2].lower(),
+        kind=kind,
+        shape=shape,
+        features=PICTURE if kind == "image" else SENSOR,
+        outputs=tuple(f"output_{index}" for index in range(len(found))) if len(found) > 1 else ("embedding",),
+        preprocessing=AS_IS if kind == "image" else SCALED,
+        licence=options.licence,
+        provenance=f"The user's own module, {options.callable}.",
+        precisions=tuple(options.precision or ("int8",)),
+        batches=(1,) if kind == "image" else (1, 8, 32),
+    )
+    return _told(build(about, network, samples, options.out or Path(about.name), gates))
+
+
+def _samples(options: argparse.Namespace, kind: str, shape: tuple[int, ...]) -> Samples:
+    from converter import representative  # noqa: PLC0415  with the rest
+
+    given = options.representative
+    if kind == "image":
+        if given is None:
+            return representative.packaged_pictures(shape[0])
+        return representative.pictures_of(given, shape[0])
+    if given is None:
+        return representative.generated_windows(shape[0])
+    if options.config is None:
+        raise representative.RepresentativeError(
+            f"{given}: expected --config FILE with the configuration that it was recorded with, found none"
+        )
+    return representative.recorded_windows(given, options.config, shape, options.stream)
+
+
+def _told(built: Built) -> int:
+    size = sum(path.stat().st_size for path in built.bundle.path.iterdir())
+    for choice in built.choices:
+        sys.stdout.write(f"{choice}\n")
+    for phrase in built.uncovered[:_TOLD]:
+        sys.stdout.write(f"range not covered by the representative data: {phrase}\n")
+    if len(built.uncovered) > _TOLD:
+        sys.stdout.write(f"... and {len(built.uncovered) - _TOLD} more, in report.json\n")
+    sys.stdout.write(f"{built.bundle.path}: {size} bytes; `redshank-convert verify {built.bundle.path}` measures it here\n")
     return 0
 
+
+def _usage(sentence: str) -> int:
+    sys.stderr.write(f"{sentence}\n")
+    return EXIT_USAGE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from converter.verify import as_json, lines, report, verify  # noqa: PLC0415  the runtime is loaded only where needed
+
+    gates = with_bounds(options.gate)
+    bundle = _found(options.bundle)
+    verdicts = []
+    for verdict in verify(bundle, gates, timed=True, runtime=options.runtime):
+        verdicts.append(verdict)
+        sys.stdout.write("".join(f"{line}\n" for line in lines(verdict)))
+        sys.stdout.flush()
+    if options.report is not None:
+        options.report.write_bytes(as_json(report(bundle, verdicts)))
+    if options.html is not None:
+        from converter.page import page  # noqa: PLC0415  needs the extra `report`
+
+        options.html.write_text(page(bundle, verdicts))
+    failed = [one for one in verdicts if not one.passes]
+    sys.stdout.write(f"{bundle.manifest.name}: {len(verdicts) - len(failed)} passed, {len(failed)} failed the gates\n")
+    return EXIT_FAILED if failed else 0
+
+
+def _found(name: str) -> Any:
+    """Return the bundle of that name or at that path: what exists here comes first."""
+    return find_bundle(f"./{name}" if "/" not in name and Path(name).exists() else name)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from agent.bundle import read_model  # noqa: PLC0415  as above
+    from converter.operators import oldest_runtime, operators_of, required  # noqa: PLC0415  as above
+
+    bundle = _found(options.bundle)
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(bundle.manifest), indent=2).decode() + "\n")
+    for variant in bundle.manifest.variants:
+        operators = operators_of(read_model(bundle, variant))
+        sys.stdout.write(f"\n{variant.file} ({variant.precision}), for {', '.join(variant.runtimes)}\n")
+        for one in operators:
+            since = f"since TensorFlow Lite {one.release}" if one.release else "not in the table of releases"
+            sys.stdout.write(f"  {one.name:<24} version {one.version:<3} x {one.count:<4} {since}\n")
+        for one in required(variant.precision):
+            sys.stdout.write(f"  what {variant.precision} asks for besides: {one.name} version {one.version}, {one.release}\n")
+        oldest = oldest_runtime([*operators, *required(variant.precision)])
+        sys.stdout.write(f"  oldest runtime: {oldest}\n")
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from converter.pretrain.train import pretrain  # noqa: PLC0415  needs torch
+
+    figures = pretrain(options.out, episodes=options.episodes, seed=options.seed)
+    sys.stdout.write(json.dumps(figures) + "\n")
+    return 0
+
+
+_COMMANDS: Final = {
+    "encoder": _encoder,
+    "module": _module,
+    "verify": _verify,
+    "inspect": _inspect,
+    "pretrain": _pretrain,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,58 +1,185 @@
-"""Full int8 of a PyTorch network, with one set of ranges for all batch sizes.
+"""From a PyTorch network to TFLite models: float, half-precision or int8 weights, and full int8.
 
 The quantizer calibrates each signature on its own; different ranges would make an embedding depend on how many
-others were computed with it. So batch 32 is calibrated and its ranges are given to the others, tensor by tensor.
+others were computed with it. So the largest batch is calibrated and its ranges are given to the others, tensor by tensor.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-BATCHES = (1, 8, 32)
+from agent.errors import RedshankError
+
+Ranges = dict[str, Any]
+
+# From the smallest and fastest to the most faithful: what is tried in this order where a gate fails.
+PRECISIONS: Final = ("int8", "int8-dynamic", "int8-weights", "float16", "float32")
+_OPERATOR: Final = re.compile(r"Lowering not found: ([\w.]+)|target=torch\.ops\.([\w.]+)")
+_PLACE: Final = re.compile(r'File "([^"]+)", line (\d+)')
+_BEYOND: Final = 0.05  # of a range: held-out values that leave it by more are reported
 
 
-def export_int8(network: Any, windows: npt.NDArray[np.float32]) -> bytes:
-    """Return a .tflite file with signatures batch_1, batch_8 and batch_32, int8 in and out.
+class ConversionError(RedshankError):
+    """A network that cannot be made into a TFLite model."""
 
-    `windows` float32 [n >= 32, length, features] are the representative dataset; ranges are the union over batches.
-    """
+
+class Uncovered(RedshankError):
+    """Too few inputs to take ranges from."""
+
+
+class FloatModel:
+    """A network as a float32 TFLite model with fixed-batch signatures, to be quantized."""
+
+    def __init__(self, network: Any, shape: tuple[int, ...], batches: tuple[int, ...]) -> None:
+        """Convert `network` (PyTorch, in evaluation mode), which maps float32 [batch, *shape] to its outputs.
+
+        Raises ConversionError, which names an operator that has no counterpart.
+        """
+        self.shape, self.batches = shape, tuple(sorted(batches))
+        self.content = _converted(network, shape, self.batches)
+
+    def ranges(self, inputs: npt.NDArray[Any]) -> Ranges:
+        """Return the least and the largest value of every tensor over `inputs` [n, *shape], by the tensor's name.
+
+        Of the signature with the largest batch; n is rounded down to whole batches. Raises Uncovered below one.
+        """
+        largest = self.batches[-1]
+        if len(inputs) < largest:
+            raise Uncovered(f"expected at least {largest} representative inputs, found {len(inputs)}; give more")
+        found: Ranges = {}
+        with _tool(self.content, "int8") as tool:
+            for start in range(0, len(inputs) - largest + 1, largest):
+                given = inputs[start : start + largest].astype(np.float32)
+                seen = tool.calibrate({f"batch_{largest}": [{"args_0": given}]})
+                for name, one in seen.items():
+                    known = found.setdefault(name, one)
+                    known["min"] = np.minimum(known["min"], one["min"])
+                    known["max"] = np.maximum(known["max"], one["max"])
+        return found
+
+    def quantized(self, precision: str, ranges: Ranges) -> bytes:
+        """Return the model in one of PRECISIONS; int8 in and out for "int8", float32 in and out for all others."""
+        if precision == "float32":
+            return self.content
+        with _tool(self.content, precision) as tool:
+            return _exported(tool, self._of_all_batches(tool, ranges) if precision == "int8" else None)
+
+    def _of_all_batches(self, tool: Any, ranges: Ranges) -> Ranges:
+        complete = dict(ranges)
+        for batch in self.batches[:-1]:
+            names = tool.calibrate({f"batch_{batch}": [{"args_0": np.zeros((batch, *self.shape), np.float32)}]})
+            if len(names) != len(ranges):
+                raise ConversionError(
+                    f"expected the same tensors in every signature, found {len(names)} for a batch of {batch} and "
+                    f"{len(ranges)} for {self.batches[-1]}; let the network treat every input alike"
+                )
+            complete |= dict(zip(names, ranges.values(), strict=True))
+        return complete
+
+
+def uncovered(known: Ranges, seen: Ranges) -> list[str]:
+    """Return a phrase for each tensor whose values in `seen` leave its range in `known` by more than a twentieth."""
+    found = []
+    for name, range_ in known.items():
+        low, high = float(np.min(range_["min"])), float(np.max(range_["max"]))
+        least, most = float(np.min(seen[name]["min"])), float(np.max(seen[name]["max"]))
+        beyond = max(low - least, most - high)
+        if beyond > _BEYOND * max(high - low, 1e-9):
+            found.append(f"{_short(name)}: {low:.4g} to {high:.4g} in the representative data, {least:.4g} to {most:.4g} in the held-out data")
+    return found
+
+
+def _short(tensor: str) -> str:
+    """Return a tensor's name without the packages of the classes that it goes through."""
+    last = tensor.split(";;")[-1].partition(";")[0]
+    return "/".join(part.rpartition(".")[2] for part in last.split("/"))
+
+
+def _recipe(precision: str) -> Any:
+    from ai_edge_quantizer import recipe, recipe_manager  # noqa: PLC0415  heavy, and only here
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName  # noqa: PLC0415  as above
+    from ai_edge_quantizer.qtyping import TFLOperationName  # noqa: PLC0415  as above
+
+    if precision == "float16":
+        manager = recipe_manager.RecipeManager()
+        manager.add_weight_only_config(
+            ".*", TFLOperationName.ALL_SUPPORTED, num_bits=16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        )
+        return manager.get_quantization_recipe()
+    made = {
+        "int8": recipe.static_wi8_ai8,
+        "int8-dynamic": recipe.dynamic_wi8_afp32,
+        "int8-weights": recipe.weight_only_wi8_afp32,
+    }
+    return made[precision]()
+
+
+@contextlib.contextmanager
+def _tool(content: bytes, precision: str) -> Iterator[Any]:
+    """Give a quantizer for a float model; what it prints is kept off standard output."""
+    from ai_edge_quantizer import quantizer  # noqa: PLC0415  heavy, and only here
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "float.tflite"
+        path.write_bytes(content)
+        tool = quantizer.Quantizer(str(path))
+        tool.load_quantization_recipe(_recipe(precision))
+        yield tool
+
+
+def _exported(tool: Any, ranges: Ranges | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "quantized.tflite"
+        (tool.quantize() if ranges is None else tool.quantize(ranges)).export_model(str(out))
+        return out.read_bytes()
+
+
+def _converted(network: Any, shape: tuple[int, ...], batches: tuple[int, ...]) -> bytes:
     import litert_torch  # noqa: PLC0415  heavy, and only here
     import torch  # noqa: PLC0415  heavy, and only here
-    from ai_edge_quantizer import quantizer, recipe  # noqa: PLC0415  heavy, and only here
 
-    if len(windows) < max(BATCHES):
-        raise ValueError(f"expected at least {max(BATCHES)} representative windows, found {len(windows)}")
     made: Any = litert_torch
-    for batch in BATCHES:
-        made = made.signature(f"batch_{batch}", network, (torch.zeros(batch, *windows.shape[1:]),))
-    # These frameworks print what they do; a command's standard output is for its result.
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        floating = Path(folder) / "float.tflite"
-        made.convert().export(str(floating))
-        tool = quantizer.Quantizer(str(floating))
-        tool.load_quantization_recipe(recipe.static_wi8_ai8())
-        largest = max(BATCHES)
-        ranges: dict[str, Any] = {}
-        for start in range(0, len(windows) - largest + 1, largest):
-            seen = tool.calibrate({f"batch_{largest}": [{"args_0": windows[start : start + largest]}]})
-            for name, found in seen.items():
-                known = ranges.setdefault(name, found)
-                known["min"] = np.minimum(known["min"], found["min"])
-                known["max"] = np.maximum(known["max"], found["max"])
-        complete = dict(ranges)
-        for batch in BATCHES:
-            if batch != largest:
-                names = tool.calibrate({f"batch_{batch}": [{"args_0": windows[:batch]}]})
-                if len(names) != len(ranges):
-                    raise RuntimeError(f"signature batch_{batch} has other tensors than batch_{largest}")
-                complete |= dict(zip(names, ranges.values(), strict=True))
-        out = Path(folder) / "int8.tflite"
-        tool.quantize(complete).export_model(str(out))
-        return out.read_bytes()
+    for batch in batches:
+        made = made.signature(f"batch_{batch}", network, (torch.zeros(batch, *shape),))
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "float.tflite"
+        try:
+            made.convert().export(str(path))
+        except Exception as error:  # the frameworks raise errors of many kinds
+            raise ConversionError(_explain(str(error))) from error
+        return path.read_bytes()
+
+
+def _explain(message: str) -> str:
+    operator, place = _OPERATOR.search(message), _PLACE.search(message)
+    where = f" ({place[1]}, line {place[2]})" if place else ""
+    first = message.strip().splitlines()[0] if message.strip() else "no reason given"
+    if operator is None:
+        return f"the network cannot be converted{where}: {first}; trace it with torch.export.export to see where"
+    name = (operator[1] or operator[2]).removesuffix(".default")
+    return (
+        f"the operator {name}{where} cannot be converted: {first}; replace it by convolutions, matrix products, pooling "
+        "and simple arithmetic, or leave it out of the encoder"
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what frameworks print off standard output, which is for a command's result, and off the progress bar."""
+    swallowed = io.StringIO()
+    with contextlib.redirect_stdout(swallowed), contextlib.redirect_stderr(swallowed):
+        try:
+            yield
+        except Exception:
+            sys.__stderr__.write(swallowed.getvalue()[-2000:])  # type: ignore[union-attr]
+            raise

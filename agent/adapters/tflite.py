@@ -6,13 +6,16 @@ import importlib
 import importlib.metadata
 import re
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from agent.bundle import Bundle, Variant, read_model
 from agent.core.types import F32
 from agent.errors import BundleError
+
+Inputs: TypeAlias = F32 | npt.NDArray[np.uint8]
 
 _RUNTIMES: Final = {
     "tflite-runtime": "tflite_runtime.interpreter",
@@ -48,8 +51,8 @@ def _import(name: str) -> Any:
         return None
 
 
-class TfliteEncoder:
-    """A loaded model; fulfils agent.ports.Encoder. Interpreter and signature runners are made once."""
+class TfliteModel:
+    """A loaded variant of a bundle. Interpreter and signature runners are made once."""
 
     def __init__(self, bundle: Bundle, variant: Variant, runtime: str, num_threads: int = 1) -> None:
         module = _import(runtime)
@@ -57,12 +60,11 @@ class TfliteEncoder:
             raise BundleError(f"expected the runtime {runtime}, found none; pip install {runtime}")
         self.name = bundle.manifest.name
         self.digest = variant.sha256
+        self.file = variant.file
         self.runtime = f"{runtime} {importlib.metadata.version(runtime)}"
-        self.length = bundle.manifest.length
-        self.dim = bundle.manifest.dim
-        self.output_step = variant.output.scale
-        self.output_offset = variant.output.zero_point
-        self._input = variant.input
+        self.shape = tuple(bundle.manifest.input.shape)
+        self.output_shapes = [tuple(output.shape) for output in bundle.manifest.outputs]
+        self._input, self._outputs = variant.input, variant.outputs
         content = read_model(bundle, variant)
         where = bundle.path / variant.file
         if content[4:8] != _IDENTIFIER:  # tflite-runtime ends the process over some of these
@@ -81,76 +83,145 @@ class TfliteEncoder:
             }
         except (ValueError, RuntimeError) as error:
             raise BundleError(_explain(f"{where}", self.runtime, str(error))) from error
-        self._batches = sorted(runners)
-        self._runners = [(batch, runners[batch]) for batch in self._batches]
-        features = len(bundle.manifest.features)
-        self._buffers = {b: np.zeros((b, self.length, features), np.int8) for b in self._batches}
+        self.batches = sorted(runners)
+        self._runners = [(batch, runners[batch]) for batch in self.batches]
+        given = np.float32 if variant.input is None else np.int8
+        self._buffers = {b: np.zeros((b, *self.shape), given) for b in self.batches}
+        self.quantized = False
         for batch, runner in self._runners:
-            self._input_name, self._output_name = self._io_names(f"{where}", batch, runner)
+            self._input_name, self._output_names = self._io_names(f"{where}", batch, runner)
 
-    def _io_names(self, where: str, batch: int, runner: Any) -> tuple[str, str]:
+    def _io_names(self, where: str, batch: int, runner: Any) -> tuple[str, list[str]]:
+        """Return the names of a signature's input and outputs, in the manifest's order. Raises BundleError."""
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
-        (input_name, given), (output_name, made) = next(iter(inputs.items())), next(iter(outputs.items()))
-        expected = f"int8 {self._buffers[batch].shape} to int8 {(batch, self.dim)}"
-        found = " to ".join(f"{np.dtype(d['dtype'])} {tuple(map(int, d['shape']))}" for d in (given, made))
+        names = sorted(outputs, key=lambda name: (len(name), name))  # output_2 before output_10
+        kinds = {np.dtype(outputs[name]["dtype"]) for name in names}
+        self.quantized = kinds == {np.dtype(np.int8)}
+        buffer = self._buffers[batch]
+        made = "int8" if self.quantized else "float32"
+        shapes = [(batch, *shape) for shape in self.output_shapes]
+        expected = f"{buffer.dtype} {buffer.shape} to {', '.join(f'{made} {shape}' for shape in shapes)}"
+        sides = [", ".join(_described(detail) for detail in side) for side in (inputs.values(), map(outputs.get, names))]
+        found = " to ".join(sides)
         if found != expected:
             raise BundleError(f"{where}: expected {expected}, found {found}; the manifest belongs to another model")
-        return input_name, output_name
+        return next(iter(inputs)), names
 
-    def encode(self, windows: F32) -> F32:
-        """Return float32 [n, dim] for float32 [n, length, features], in order; any n >= 0.
-
-        Larger batches are split; the last one is padded to the smallest signature that holds it.
-        """
-        scaled = np.rint(windows / self._input.scale)
+    def quantize(self, inputs: Inputs) -> npt.NDArray[Any]:
+        """Return inputs as the model takes them, same shape: int8, or float32."""
+        if self._input is None:
+            return inputs.astype(np.float32, copy=False)
+        scaled = np.rint(inputs / np.float32(self._input.scale))
         scaled += self._input.zero_point
-        inputs = np.clip(scaled, -128, 127).astype(np.int8)
-        out = np.empty((len(windows), self.dim), np.float32)
+        return np.clip(scaled, -128, 127, out=scaled).astype(np.int8)
+
+    def run(self, inputs: Inputs) -> list[F32]:
+        """Return each output, float32 [n, *shape], for float32 or uint8 [n, *input shape], in order; any n >= 0.
+
+        More inputs than the largest signature are split; the last ones are padded to the smallest that holds them.
+        """
+        given = self.quantize(inputs)
+        out = [np.empty((len(given), *shape), np.float32) for shape in self.output_shapes]
         done = 0
-        while done < len(windows):
-            left = len(windows) - done
+        while done < len(given):
+            left = len(given) - done
             batch, runner = next(((b, r) for b, r in self._runners if b >= left), self._runners[-1])
             count = min(left, batch)
             buffer = self._buffers[batch]
-            buffer[:count] = inputs[done : done + count]
-            result = runner(**{self._input_name: buffer})[self._output_name]
-            out[done : done + count] = result[:count]
+            buffer[:count] = given[done : done + count]
+            result = runner(**{self._input_name: buffer})
+            for made, name in zip(out, self._output_names, strict=True):
+                made[done : done + count] = result[name][:count]
             done += count
-        out -= self.output_offset
-        out *= self.output_step
+        if self.quantized:
+            for made, grid in zip(out, self._outputs, strict=True):
+                made -= grid.zero_point
+                made *= np.float32(grid.scale)
         return out
 
+    def seconds_per_input(self, count: int, runs: int = _TIMED_RUNS) -> float:
+        """Return the best time per input of `runs` calls with `count` inputs, measured here and now."""
+        inputs = np.zeros((count, *self.shape), np.float32)
+        best = float("inf")
+        for _ in range(runs):
+            begun = perf_counter()
+            self.run(inputs)
+            best = min(best, perf_counter() - begun)
+        return best / count
 
-def load_encoder(bundle: Bundle, runtime: str | None = None, num_threads: int = 1) -> TfliteEncoder:
-    """Load a bundle's first variant on the named runtime, or on the fastest of those installed.
 
-    Raises BundleError, which names the operator and its version where a model is too new for the runtime.
+class TfliteEncoder(TfliteModel):
+    """A loaded encoder of sensor windows; fulfils agent.ports.Encoder."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, runtime: str, num_threads: int = 1) -> None:
+        manifest = bundle.manifest
+        if manifest.kind != "sensor" or [len(one.shape) for one in manifest.outputs] != [1]:
+            raise BundleError(
+                f"{bundle.path}: expected an encoder of sensor windows with one embedding, found kind "
+                f"{manifest.kind!r} with {', '.join(f'{one.name} {one.shape}' for one in manifest.outputs)}; "
+                "choose another encoder for this stream"
+            )
+        super().__init__(bundle, variant, runtime, num_threads)
+        self.length = self.shape[0]
+        (self.dim,) = self.output_shapes[0]
+        self.output_step, self.output_offset = self._outputs[0].scale, self._outputs[0].zero_point
+
+    def encode(self, windows: F32) -> F32:
+        """Return float32 [n, dim] for float32 [n, length, features], in order; any n >= 0."""
+        return self.run(windows)[0]
+
+
+def load_encoder(
+    bundle: Bundle, runtime: str | None = None, file: str | None = None, num_threads: int = 1
+) -> TfliteEncoder:
+    """Load the variant and the runtime that are named, or the fastest of those that may run here.
+
+    Each runs on the runtimes that the manifest lists, unless both are named. Raises BundleError, which names the
+    operator and its version where a model is too new for the runtime.
     """
-    names = [runtime] if runtime is not None else available_runtimes()
-    if not names:
+    available = available_runtimes()
+    if not available:
         raise BundleError("expected a TFLite runtime, found none; pip install ai-edge-litert")
+    if runtime is not None and runtime not in available:
+        raise BundleError(f"expected the runtime {runtime}, found none; pip install {runtime}")
     errors: list[BundleError] = []
     loaded: list[TfliteEncoder] = []
-    for name in names:
+    for name, variant in candidates(bundle, runtime, file):
         try:
-            loaded.append(TfliteEncoder(bundle, bundle.manifest.variants[0], name, num_threads))
+            loaded.append(TfliteEncoder(bundle, variant, name, num_threads))
         except BundleError as error:
             errors.append(error)
     if not loaded:
-        raise errors[0]
+        proven = sorted({one for variant in bundle.manifest.variants for one in variant.runtimes})
+        raise (
+            errors[0]
+            if errors
+            else BundleError(
+                f"{bundle.path}: expected a variant for {runtime or ' or '.join(available)}, found variants for "
+                f"{', '.join(proven)}; pip install one of these, or convert the model for this one"
+            )
+        )
     return min(loaded, key=seconds_per_window) if len(loaded) > 1 else loaded[0]
+
+
+def candidates(bundle: Bundle, runtime: str | None = None, file: str | None = None) -> list[tuple[str, Variant]]:
+    """Return (runtime, variant) of what may run here, runtimes first, in the manifest's order."""
+    return [
+        (name, variant)
+        for name in available_runtimes()
+        if runtime in (None, name)
+        for variant in bundle.manifest.variants
+        if file in (None, variant.file) and (name in variant.runtimes or None not in (runtime, file))
+    ]
 
 
 def seconds_per_window(encoder: TfliteEncoder) -> float:
     """Return the best time per window at the largest batch, measured here and now."""
-    batch = max(encoder._batches)  # noqa: SLF001  the same module
-    windows = np.zeros((batch, encoder.length, 2), np.float32)
-    best = float("inf")
-    for _ in range(_TIMED_RUNS):
-        begun = perf_counter()
-        encoder.encode(windows)
-        best = min(best, perf_counter() - begun)
-    return best / batch
+    return encoder.seconds_per_input(max(encoder.batches))
+
+
+def _described(detail: Any) -> str:
+    return f"{np.dtype(detail['dtype'])} {tuple(map(int, detail['shape']))}"
 
 
 def _explain(where: str, runtime: str, message: str) -> str:
