@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from agent.adapters.tflite import IDENTIFIER
 from agent.errors import BundleError
 
 LAST_TFLITE_RUNTIME: Final = (2, 14, 0)  # the package tflite-runtime ended with it; ai-edge-litert goes on
@@ -57,6 +58,8 @@ def release_of(name: str, version: int) -> str | None:
 
 def operators_of(model: bytes) -> list[Operator]:
     """Return the operators of a TFLite model, by name and version. Raises BundleError if it cannot be read."""
+    if model[4:8] != IDENTIFIER:
+        raise BundleError("expected a TFLite model, found something else; install the bundle again")
     try:
         root = _Table(model, struct.unpack_from("<I", model, 0)[0])
         codes = [_code(table) for table in root.tables(_OPERATOR_CODES)]

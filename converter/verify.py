@@ -23,6 +23,7 @@ from converter.operators import Operator, oldest_runtime, operators_of, required
 from converter.ranking import Figures, Population, compare, rows_of
 from converter.vectors import HeldOut, read_vectors
 
+LAST_OF_ITS_KIND: Final = "tflite-runtime"  # its releases have ended: what it lacks it will never have
 _TIMED_RUNS: Final = 5
 _MANY: Final = 32
 _SLOW_S: Final = 1.0  # a run that takes longer is timed once
@@ -48,7 +49,7 @@ class Verdict(msgspec.Struct, frozen=True):
     runtime: str
     operators: list[Operator]
     oldest_runtime: str
-    measured: Measured | None
+    measured: Measured
     results: list[Result]
     scores: dict[str, tuple[F64, F64]]
     error: str | None = None
@@ -61,7 +62,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def failures(self) -> list[str]:
         """Return what failed, a phrase each."""
-        return [self.error] if self.error else [str(result) for result in self.results if not result.passes]
+        return [*([self.error] if self.error else []), *(str(one) for one in self.results if not one.passes)]
 
 
 def verify(bundle: Bundle, gates: dict[str, Gate], *, timed: bool, runtime: str | None = None) -> Iterator[Verdict]:
@@ -86,10 +87,13 @@ def judge(
     needed = sorted({*operators, *required(variant.precision)})
     about = {"file": variant.file, "precision": variant.precision, "operators": operators}
     about["oldest_runtime"] = oldest_runtime(needed)
+    missing = too_new(needed) if runtime == LAST_OF_ITS_KIND else []
+    measured = Measured(rows={}, size_mb=len(content) / _MEGA, operators_missing=float(len(missing)))
     try:
         model = TfliteModel(bundle, variant, runtime)
     except BundleError as error:
-        return Verdict(**about, runtime=runtime, measured=None, results=[], scores={}, error=str(error))
+        results = apply(gates, measured)
+        return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=str(error))
     rows = rows_of(model.run(held_out.inputs), held_out.positions)
     if {name: one.shape for name, one in rows.items()} != {name: one.shape for name, one in held_out.rows.items()}:
         raise BundleError(
@@ -99,8 +103,7 @@ def judge(
     for name, found in rows.items():
         figures[name], both = compare(*_flat(held_out, name, found))
         scores |= {f"{name}, {scorer}": pair for scorer, pair in both.items()}
-    missing = too_new(needed) if runtime == "tflite-runtime" else []
-    measured = Measured(rows=figures, size_mb=len(content) / _MEGA, operators_missing=float(len(missing)))
+    measured = msgspec.structs.replace(measured, rows=figures)
     if timed:
         one_s = model.seconds_per_input(1, _TIMED_RUNS)
         runs = _TIMED_RUNS if one_s * _MANY < _SLOW_S else 1
@@ -153,8 +156,7 @@ def report(bundle: Bundle, verdicts: list[Verdict]) -> dict[str, Any]:
             },
         )
         found: dict[str, Any] = {"passes": verdict.passes, "failures": verdict.failures}
-        if verdict.measured is not None:
-            found |= msgspec.json.decode(msgspec.json.encode(verdict.measured))
+        found |= msgspec.json.decode(msgspec.json.encode(verdict.measured))
         entry["runtimes"][verdict.runtime] = _rounded(found)
     return {"bundle": bundle.manifest.name, "variants": variants}
 

@@ -21,7 +21,7 @@ _RUNTIMES: Final = {
     "tflite-runtime": "tflite_runtime.interpreter",
     "ai-edge-litert": "ai_edge_litert.interpreter",
 }
-_IDENTIFIER: Final = b"TFL3"
+IDENTIFIER: Final = b"TFL3"
 _TIMED_RUNS: Final = 5
 _OPERATOR: Final = re.compile(
     r"op for builtin opcode '(\w+)' version '(\d+)'|unresolved custom op: *(\w+)", re.IGNORECASE
@@ -67,7 +67,7 @@ class TfliteModel:
         self._input, self._outputs = variant.input, variant.outputs
         content = read_model(bundle, variant)
         where = bundle.path / variant.file
-        if content[4:8] != _IDENTIFIER:  # tflite-runtime ends the process over some of these
+        if content[4:8] != IDENTIFIER:  # tflite-runtime ends the process over some of these
             raise BundleError(f"{where}: expected a TFLite model, found something else; install the bundle again")
         try:
             self._interpreter = module.Interpreter(model_content=content, num_threads=num_threads)

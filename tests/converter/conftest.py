@@ -8,9 +8,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
-NEED_TORCH = ["test_build.py", "test_quantize.py", "pretrain/test_network.py", "pretrain/test_train.py"]
+from agent.bundle import MANIFEST, find_bundle, load_bundle
+
+NEED_TORCH = [
+    "test_build.py",
+    "test_module.py",
+    "test_page.py",
+    "test_quantize.py",
+    "test_recipes_built.py",
+    "test_representative.py",
+    "test_sources.py",
+    "test_spoiled.py",
+    *(f"pretrain/test_{name}.py" for name in ("batch", "network", "objective", "train")),
+]
 TORCH = importlib.util.find_spec("torch") is not None
 ROOT = Path(__file__).parents[2]
 
@@ -21,13 +35,40 @@ collect_ignore = [] if TORCH else NEED_TORCH
 def convert():
     """Return a function that runs `redshank-convert` as a process and returns it, ended, with its output."""
 
-    def run(*arguments, **environment):
+    def run(*arguments, cwd=ROOT, **environment):
         return subprocess.run(
             [sys.executable, "-m", "converter.cli", *map(str, arguments)],
-            cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+            cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            capture_output=True, text=True, check=False,
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def copy_of(tmp_path):
+    """Return a function that copies a bundle and lets its manifest, a dict, be changed on the way."""
+
+    def make(name, change=lambda manifest, folder: None):
+        source = find_bundle(str(name))
+        folder = tmp_path / "copy"
+        folder.mkdir()
+        for path in source.path.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes())
+        change(manifest, folder)
+        (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+        return load_bundle(folder)
+
+    return make
+
+
+def streams_of(count, streams=3, dim=16, seed=0):
+    """Return rows of several streams, float32 [streams * count, dim], and which stream each belongs to."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 5, (streams, 1, dim))
+    rows = centres + rng.normal(0, 1, (streams, count, dim)) * rng.uniform(0.2, 2, dim)
+    return rows.reshape(-1, dim).astype(np.float32), np.repeat(np.arange(streams), count)
 
 
 def pytest_terminal_summary(terminalreporter):
