@@ -76,10 +76,12 @@ def efficientnet_lite(number: int, blocks: tuple[int, ...], size: int, weights: 
     return Blocks(network, blocks).eval()
 
 
-def torchvision_network(name: str, nodes: tuple[str, ...], weights: Path | None) -> nn.Module:
+def torchvision_network(
+    name: str, nodes: tuple[str, ...], weights: Path | None, *, pretrained: bool = True
+) -> nn.Module:
     """Return a torchvision network with the weights of a file, or those that torchvision fetches. Raises SourceError."""
     models = _torchvision()
-    if weights is None:
+    if weights is None and pretrained:
         try:
             network = models.get_model(name, weights="DEFAULT")
         except (OSError, RuntimeError) as error:
@@ -89,7 +91,8 @@ def torchvision_network(name: str, nodes: tuple[str, ...], weights: Path | None)
             ) from error
     else:
         network = models.get_model(name, weights=None)
-        _load(network, _state(weights), weights)
+        if weights is not None:
+            _load(network, _state(weights), weights)
     from torchvision.models.feature_extraction import create_feature_extractor  # noqa: PLC0415  as above
 
     return Features(create_feature_extractor(network.eval(), {node: node for node in nodes}), nodes).eval()

@@ -5,11 +5,12 @@ import pytest
 import torch
 from ai_edge_litert.interpreter import Interpreter
 
-from converter.quantize import BATCHES, export_int8
+from converter.quantize import PRECISIONS, ConversionError, FloatModel, Uncovered, uncovered
 
 # The frameworks warn of one another.
 pytestmark = [pytest.mark.converter, pytest.mark.filterwarnings("ignore")]
 SHAPE = (8, 2)
+BATCHES = (1, 8, 32)
 WIDEST = 6.0
 
 
@@ -17,10 +18,11 @@ class Small(torch.nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(4)
-        self.dense = torch.nn.Linear(16, 3)
+        self.dense = torch.nn.Linear(16, 512)
+        self.last = torch.nn.Linear(512, 3)
 
     def forward(self, windows):
-        return self.dense(windows.flatten(1))
+        return self.last(torch.relu(self.dense(windows.flatten(1))))
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,18 @@ def windows():
 
 
 @pytest.fixture(scope="module")
-def interpreter(windows, tmp_path_factory):
-    network = Small().eval()
-    path = tmp_path_factory.mktemp("model") / "small.tflite"
-    path.write_bytes(export_int8(network, windows))
-    return Interpreter(str(path))
+def model():
+    return FloatModel(Small().eval(), SHAPE, BATCHES)
+
+
+@pytest.fixture(scope="module")
+def ranges(model, windows):
+    return model.ranges(windows)
+
+
+@pytest.fixture(scope="module")
+def interpreter(model, ranges):
+    return Interpreter(model_content=model.quantized("int8", ranges))
 
 
 def details(runner):
@@ -62,25 +71,84 @@ def test_ranges_cover_all_batches_of_the_representative_windows(interpreter):
     assert scale * (-128 - zero_point) <= -0.95 * WIDEST
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_quantized_outputs_are_close_to_the_float_ones_and_the_same_in_every_batch(interpreter, windows, batch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_is_close_to_the_network_and_the_same_in_every_batch(model, ranges, windows, precision):
+    interpreter = Interpreter(model_content=model.quantized(precision, ranges))
+
     def run(size, taken):
         runner = interpreter.get_signature_runner(f"batch_{size}")
         (input_name, given), (output_name, made) = details(runner)
-        scale, zero_point = given["quantization"]
-        integers = np.clip(np.rint(taken / scale) + zero_point, -128, 127).astype(np.int8)
-        out = np.concatenate([runner(**{input_name: integers[i : i + size]})[output_name] for i in range(0, 32, size)])
-        scale, zero_point = made["quantization"]
+        if precision == "int8":
+            scale, zero_point = given["quantization"]
+            taken = np.clip(np.rint(taken / scale) + zero_point, -128, 127).astype(np.int8)
+        out = np.concatenate([runner(**{input_name: taken[i : i + size]})[output_name] for i in range(0, 32, size)])
+        scale, zero_point = made["quantization"] if precision == "int8" else (1.0, 0)
         return (out.astype(np.float32) - zero_point) * scale
 
     taken = windows[32:64]
     with torch.no_grad():
         expected = Small().eval()(torch.from_numpy(taken)).numpy()
-    found = run(batch, taken)
-    assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
-    np.testing.assert_array_equal(found, run(1, taken))
+    tolerance = {"int8": 0.03, "int8-dynamic": 0.03, "int8-weights": 0.02, "float16": 2e-3, "float32": 1e-5}[precision]
+    for size in BATCHES:
+        assert np.abs(run(size, taken) - expected).max() < tolerance * np.abs(expected).max()
+    if precision == "int8":
+        np.testing.assert_array_equal(run(32, taken), run(1, taken))
 
 
-def test_too_few_windows_are_refused(windows):
-    with pytest.raises(ValueError, match="expected at least 32 representative windows, found 31"):
-        export_int8(Small(), windows[:31])
+def test_less_lossy_is_larger(model, ranges):
+    sizes = {precision: len(model.quantized(precision, ranges)) for precision in PRECISIONS}
+    assert max(sizes[precision] for precision in PRECISIONS if precision != "float32") < sizes["float32"]
+
+
+def test_the_same_inputs_give_the_same_bytes(model, ranges, windows):
+    again = FloatModel(Small().eval(), SHAPE, BATCHES)
+    assert again.content == model.content
+    for precision in PRECISIONS:
+        assert again.quantized(precision, again.ranges(windows)) == model.quantized(precision, ranges)
+
+
+def test_too_few_windows_are_refused(model, windows):
+    with pytest.raises(Uncovered, match="expected at least 32 representative inputs, found 31; give more"):
+        model.ranges(windows[:31])
+
+
+def test_tensors_whose_values_leave_their_range_are_named(model, ranges, windows):
+    assert uncovered(ranges, model.ranges(windows)) == []
+    found = uncovered(model.ranges(windows[:32]), ranges)
+    assert [phrase.partition(":")[0] for phrase in found][0] == "batch_32_args_0"
+    assert "-5.955 to 5.993 in the held-out data" in found[0]
+    assert all("in the representative data" in phrase and ";;" not in phrase for phrase in found)
+
+
+class Odd(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, windows):
+        return self.function(windows)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: torch.linalg.svdvals(x), "aten._linalg_svd"),
+        (lambda x: torch.cumprod(x, 1), "aten.cumprod"),
+        (lambda x: torch.fft.rfft(x, dim=1).abs(), "aten._fft_r2c"),
+        (lambda x: x[x > 0], "aten.index.Tensor"),
+    ],
+    ids=["svd", "cumprod", "fft", "index"],
+)
+def test_an_operator_that_cannot_be_converted_is_named_with_its_place_and_what_to_do(function, name):
+    with pytest.raises(ConversionError) as caught:
+        FloatModel(Odd(function).eval(), SHAPE, (1,))
+    message = str(caught.value)
+    assert f"the operator {name} (" in message
+    assert f"{__file__}, line " in message
+    assert "replace it by convolutions" in message
+    assert "\n" not in message
+
+
+def test_a_network_that_decides_by_its_values_is_an_error_of_one_line():
+    with pytest.raises(ConversionError, match="cannot be converted"):
+        FloatModel(Odd(lambda x: x if x.sum() > 0 else -x).eval(), SHAPE, (1,))
