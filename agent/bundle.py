@@ -1,4 +1,4 @@
-"""Encoder bundles: a folder, or a zip of it, with a manifest, models, held-out vectors, and where the weights come from."""
+"""Encoder bundles: a folder, or a zip of it, with manifest, models, held-out vectors, and where weights are from."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config import Configuration, StreamSettings
-    from agent.ports import InboundMessage
+    from agent.ports import Encoder, InboundMessage
 
 BATCH = 256
 

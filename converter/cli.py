@@ -54,11 +54,15 @@ def parser() -> argparse.ArgumentParser:
             choices=["int8", "int8-dynamic", "int8-weights", "float16", "float32"],
             help="a variant that is wanted; may be given several times; default: the recipe's",
         )
-    verify = commands.add_parser("verify", help="compare a bundle with its float encoder on the runtimes installed here")
+    verify = commands.add_parser(
+        "verify", help="compare a bundle with its float encoder on the runtimes installed here"
+    )
     verify.add_argument("bundle", help="folder, zip, or the name of an installed one")
     verify.add_argument("--runtime", help="only this one")
     verify.add_argument("--report", type=Path, metavar="FILE.json", help="write all figures")
-    verify.add_argument("--html", type=Path, metavar="FILE.html", help="write a page with float against quantized scores")
+    verify.add_argument(
+        "--html", type=Path, metavar="FILE.html", help="write a page with float against quantized scores"
+    )
     for command in (encoder, module, verify):
         command.add_argument(
             "--gate", action="append", default=[], metavar="FIGURE=NUMBER", help=f"another bound: {', '.join(GATES)}"
@@ -67,7 +71,9 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("bundle", help="folder, zip, or the name of an installed one")
     train = commands.add_parser("pretrain", help="pretrain the sensor encoder on generated streams")
     train.add_argument("--out", type=Path, required=True, help="weights to write (.npz)")
-    train.add_argument("--episodes", type=int, default=28000)
+    train.add_argument("--episodes", type=int, help="default: 1600000 on a GPU, 44000 (the reduced form) without one")
+    train.add_argument("--reduced", action="store_true", help="the reduced form on a GPU too")
+    train.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     train.add_argument("--seed", type=int, default=1)
     return top
 
@@ -101,14 +107,16 @@ def _encoder(options: argparse.Namespace) -> int:
     shape = recipe.shape
     if options.input_size is not None:
         if not recipe.sizes or options.input_size < 32 or options.input_size % recipe.sizes:  # noqa: PLR2004  a picture
-            expected = f"a multiple of {recipe.sizes} from 32 on" if recipe.sizes else f"none: {recipe.name} has its own"
+            expected = (
+                f"a multiple of {recipe.sizes} from 32 on" if recipe.sizes else f"none: {recipe.name} has its own"
+            )
             return _usage(f"--input-size: expected {expected}, found {options.input_size}")
         shape = (options.input_size, options.input_size, 3)
     from converter.build import About, build  # noqa: PLC0415  heavy
 
     gates = with_bounds(options.gate)
     about = About(
-        **{name: getattr(recipe, name) for name in About.__struct_fields__ if name != "precisions" and name != "shape"},
+        **{name: getattr(recipe, name) for name in About.__struct_fields__ if name not in {"precisions", "shape"}},
         shape=shape,
         precisions=tuple(options.precision or recipe.precisions),
     )
@@ -175,7 +183,9 @@ def _told(built: Built) -> int:
         sys.stdout.write(f"range not covered by the representative data: {phrase}\n")
     if len(built.uncovered) > _TOLD:
         sys.stdout.write(f"... and {len(built.uncovered) - _TOLD} more, in report.json\n")
-    sys.stdout.write(f"{built.bundle.path}: {size} bytes; `redshank-convert verify {built.bundle.path}` measures it here\n")
+    sys.stdout.write(
+        f"{built.bundle.path}: {size} bytes; `redshank-convert verify {built.bundle.path}` measures it here\n"
+    )
     return 0
 
 
@@ -223,16 +233,19 @@ def _inspect(options: argparse.Namespace) -> int:
             since = f"since TensorFlow Lite {one.release}" if one.release else "not in the table of releases"
             sys.stdout.write(f"  {one.name:<24} version {one.version:<3} x {one.count:<4} {since}\n")
         for one in required(variant.precision):
-            sys.stdout.write(f"  what {variant.precision} asks for besides: {one.name} version {one.version}, {one.release}\n")
+            sys.stdout.write(
+                f"  what {variant.precision} asks for besides: {one.name} version {one.version}, {one.release}\n"
+            )
         oldest = oldest_runtime([*operators, *required(variant.precision)])
         sys.stdout.write(f"  oldest runtime: {oldest}\n")
     return 0
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from converter.pretrain.train import pretrain  # noqa: PLC0415  needs torch
+    from converter.pretrain.train import EPISODES, pretrain  # noqa: PLC0415  needs torch
 
-    figures = pretrain(options.out, episodes=options.episodes, seed=options.seed)
+    episodes = EPISODES if options.reduced and options.episodes is None else options.episodes
+    figures = pretrain(options.out, episodes=episodes, seed=options.seed, device=options.device)
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0
 

@@ -1,4 +1,4 @@
-"""Prints the resident memory, in bytes, that loading and running a model adds. A process of its own, so that it is true."""
+"""Prints the resident memory, in bytes, that loading and running a model adds: a process of its own."""
 
 from __future__ import annotations
 

@@ -45,21 +45,29 @@ class Result(msgspec.Struct, frozen=True):
         return f"{self.rows + ' ' if self.rows else ''}{self.gate}, found {found}"
 
 
+def _at_least(figure: str, bound: float, meaning: str) -> Gate:
+    return Gate(figure, bound, at_least=True, meaning=meaning)
+
+
+def _at_most(figure: str, bound: float, meaning: str) -> Gate:
+    return Gate(figure, bound, at_least=False, meaning=meaning)
+
+
 _RANKING: Final = (
-    Gate("cosine_mean", 0.97, True, "cosine between quantized and float rows, mean"),
-    Gate("cosine_p01", 0.9, True, "the same, first percentile"),
-    Gate("overlap", 0.7, True, "share of the 5 nearest neighbours that stay the same"),
-    Gate("spearman_neighbours", 0.95, True, "rank correlation of mean distances to the nearest references"),
-    Gate("spearman_gaussian", 0.95, True, "rank correlation of distances from the references' Gaussian"),
-    Gate("tail_shift", 0.5, False, "decades by which the p-values of the most anomalous 1 % move"),
-    Gate("auroc_loss", 0.03, False, "area under the ROC curve that is lost, where inputs are labelled"),
+    _at_least("cosine_mean", 0.97, "cosine between quantized and float rows, mean"),
+    _at_least("cosine_p01", 0.9, "the same, first percentile"),
+    _at_least("overlap", 0.7, "share of the 5 nearest neighbours that stay the same"),
+    _at_least("spearman_neighbours", 0.95, "rank correlation of mean distances to the nearest references"),
+    _at_least("spearman_gaussian", 0.95, "rank correlation of distances from the references' Gaussian"),
+    _at_most("tail_shift", 0.5, "decades by which the p-values of the most anomalous 1 % move"),
+    _at_most("auroc_loss", 0.03, "area under the ROC curve that is lost, where inputs are labelled"),
 )
 _MODEL: Final = (
-    Gate("size_mb", 16.0, False, "the model file, in 10^6 bytes"),
-    Gate("memory_mb", 192.0, False, "resident memory that loading and running it adds, in 10^6 bytes"),
-    Gate("ms_1", 500.0, False, "milliseconds for one input"),
-    Gate("ms_32", 16000.0, False, "milliseconds for 32 inputs"),
-    Gate("operators_missing", 0.0, False, "operators that the runtime is not known to have in these versions"),
+    _at_most("size_mb", 16.0, "the model file, in 10^6 bytes"),
+    _at_most("memory_mb", 192.0, "resident memory that loading and running it adds, in 10^6 bytes"),
+    _at_most("ms_1", 500.0, "milliseconds for one input"),
+    _at_most("ms_32", 16000.0, "milliseconds for 32 inputs"),
+    _at_most("operators_missing", 0.0, "operators that the runtime is not known to have in these versions"),
 )
 GATES: Final = {gate.figure: gate for gate in (*_RANKING, *_MODEL)}
 

@@ -68,7 +68,9 @@ def operators_of(model: bytes) -> list[Operator]:
             for operator in graph.tables(_OPERATORS):
                 counts[operator.scalar(_OPCODE_INDEX, "<I", 0)] += 1
     except (struct.error, IndexError, UnicodeDecodeError) as error:
-        raise BundleError(f"expected a TFLite model, found something else ({error}); install the bundle again") from None
+        raise BundleError(
+            f"expected a TFLite model, found something else ({error}); install the bundle again"
+        ) from None
     return sorted(
         Operator(name, version, count, release_of(name, version))
         for (name, version), count in zip(codes, counts, strict=True)

@@ -1,7 +1,7 @@
 """From a PyTorch network to TFLite models: float, half-precision or int8 weights, and full int8.
 
 The quantizer calibrates each signature on its own; different ranges would make an embedding depend on how many
-others were computed with it. So the largest batch is calibrated and its ranges are given to the others, tensor by tensor.
+others were computed with it. So the largest batch is calibrated and its ranges are given to the others, by tensor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ConversionError(RedshankError):
     """A network that cannot be made into a TFLite model."""
 
 
-class Uncovered(RedshankError):
+class TooFewInputsError(RedshankError):
     """Too few inputs to take ranges from."""
 
 
@@ -51,11 +51,13 @@ class FloatModel:
     def ranges(self, inputs: npt.NDArray[Any]) -> Ranges:
         """Return the least and the largest value of every tensor over `inputs` [n, *shape], by the tensor's name.
 
-        Of the signature with the largest batch; n is rounded down to whole batches. Raises Uncovered below one.
+        Of the signature with the largest batch; n is rounded down to whole batches. Raises TooFewInputsError below one.
         """
         largest = self.batches[-1]
         if len(inputs) < largest:
-            raise Uncovered(f"expected at least {largest} representative inputs, found {len(inputs)}; give more")
+            raise TooFewInputsError(
+                f"expected at least {largest} representative inputs, found {len(inputs)}; give more"
+            )
         found: Ranges = {}
         with _tool(self.content, "int8") as tool:
             for start in range(0, len(inputs) - largest + 1, largest):
@@ -95,13 +97,14 @@ def uncovered(known: Ranges, seen: Ranges) -> list[str]:
         least, most = float(np.min(seen[name]["min"])), float(np.max(seen[name]["max"]))
         beyond = max(low - least, most - high)
         if beyond > _BEYOND * max(high - low, 1e-9):
-            found.append(f"{_short(name)}: {low:.4g} to {high:.4g} in the representative data, {least:.4g} to {most:.4g} in the held-out data")
+            here, there = f"{low:.4g} to {high:.4g}", f"{least:.4g} to {most:.4g}"
+            found.append(f"{_short(name)}: {here} in the representative data, {there} in the held-out data")
     return found
 
 
 def _short(tensor: str) -> str:
     """Return a tensor's name without the packages of the classes that it goes through."""
-    last = tensor.split(";;")[-1].partition(";")[0]
+    last = tensor.rsplit(";;", maxsplit=1)[-1].partition(";")[0]
     return "/".join(part.rpartition(".")[2] for part in last.split("/"))
 
 
@@ -168,8 +171,8 @@ def _explain(message: str) -> str:
         return f"the network cannot be converted{where}: {first}; trace it with torch.export.export to see where"
     name = (operator[1] or operator[2]).removesuffix(".default")
     return (
-        f"the operator {name}{where} cannot be converted: {first}; replace it by convolutions, matrix products, pooling "
-        "and simple arithmetic, or leave it out of the encoder"
+        f"the operator {name}{where} cannot be converted: {first}; replace it by convolutions, matrix products, "
+        "pooling and simple arithmetic, or leave it out of the encoder"
     )
 
 

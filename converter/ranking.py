@@ -1,6 +1,6 @@
 """Whether two encoders rank the same inputs alike: cosine, neighbours, scores, tail, labels. Pure numpy.
 
-An encoder's outputs are looked at as rows. An embedding [dim] is a row of its own; of maps [rows, columns, dim] the mean
+An encoder's outputs are looked at as rows. An embedding [dim] is a row of its own; of maps [rows, columns, dim] mean
 and standard deviation over space of all maps together are one row ("pooled"), and some patches of the last map are
 rows of their own ("patches"). Pictures are scored by both: quantization can ruin one and leave the other.
 """

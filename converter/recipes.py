@@ -78,7 +78,7 @@ def _torchvision(name: str, of: str, nodes: tuple[str, str]) -> Recipe:
         network=network,
         preprocessing=AS_IS,
         licence="BSD-3-Clause (torchvision); its weights were trained on ImageNet",
-        provenance=f"torchvision's {of}, with its own weights or those of a file. Cut behind the last map that is used.",
+        provenance=f"torchvision's {of}, with its own weights or those of a file. Cut behind the last map used.",
         precisions=("int8", "int8-weights"),
         sizes=16,
     )

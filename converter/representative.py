@@ -32,15 +32,20 @@ KEPT_PICTURES: Final = 8  # held out
 REFERENCES, NORMAL, ODD = 36, 12, 12  # inputs of each generated stream
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS: Final = 100_000_000
+_KINDS: Final = ", ".join(sorted(SUFFIXES))
 _SEED: Final = 20
 _EPISODES: Final = 6
 
-# Real pictures that come with scikit-image, all CC0 or in the public domain (its skimage/data/_fetchers.py tells by whom).
+# Real pictures that come with scikit-image, CC0 or in the public domain: its skimage/data/_fetchers.py tells by whom.
 _FOR_RANGES: Final = (
     "astronaut.png brick.png clock_motion.png gravel.png horse.png hubble_deep_field.jpg ihc.png moon.png "
     "motorcycle_left.png page.png retina.jpg rocket.jpg"
 )
 _HELD_OUT: Final = "coffee.png coins.png grass.png text.png"  # a stream each
+_BY: Final = (
+    "coffee: Rachel Michetti, CC0; coins: Brooklyn Museum Collection, no known restrictions; grass: linolafett, CC0; "
+    "text: Wikipedia, public domain"
+)
 # Parts of a picture: of the largest square in its middle the whole, and two smaller squares; left, top, side.
 _PARTS: Final = ((0.0, 0.0, 1.0), (0.05, 0.1, 0.6), (0.45, 0.4, 0.5))
 
@@ -171,7 +176,10 @@ def packaged_pictures(size: int) -> Samples:
     ranges = np.stack([_part(folder / name, part, size) for name in _FOR_RANGES.split() for part in _PARTS])
     kept = np.stack([_part(folder / name, _PARTS[0], size + MARGIN) for name in _HELD_OUT.split()])
     return _pictures(
-        ranges, kept, np.arange(len(kept)), f"pictures of scikit-image: {_FOR_RANGES}; held out: {_HELD_OUT}"
+        ranges,
+        kept,
+        np.arange(len(kept)),
+        f"pictures that come with scikit-image: {_FOR_RANGES}; held out: {_HELD_OUT} ({_BY})",
     )
 
 
@@ -180,7 +188,7 @@ def pictures_of(folder: Path, size: int) -> Samples:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(paths) < LEAST_PICTURES:
         raise RepresentativeError(
-            f"{folder}: expected at least {LEAST_PICTURES} pictures ({', '.join(sorted(SUFFIXES))}), found {len(paths)}; "
+            f"{folder}: expected at least {LEAST_PICTURES} pictures ({_KINDS}), found {len(paths)}; "
             "add some: diverse ones, of what the camera will see"
         )
     thirds, others = paths[::3], [path for index, path in enumerate(paths) if index % 3]
@@ -219,7 +227,8 @@ def open_picture(path: Path) -> Image:
         with Image.open(path) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise RepresentativeError(
-                    f"{path}: expected at most {MAX_PIXELS} pixels, found {opened.width} x {opened.height}; scale it down"
+                    f"{path}: expected at most {MAX_PIXELS} pixels, found {opened.width} x {opened.height}; "
+                    "scale it down"
                 )
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
@@ -243,5 +252,5 @@ def _pictures(ranges: U8, kept: U8, stream: I64, about: str) -> Samples:
     place = np.tile(np.arange(each), len(streams))
     population = Population(np.repeat(streams, each), place < references, place >= each - odd)
     how = np.concatenate(made)
-    stored = {"pictures": packed(kept), "made": how} | _of(population)
+    stored: dict[str, npt.NDArray[Any]] = {"pictures": packed(kept), "made": how, **_of(population)}
     return Samples(ranges, vary(kept, how), population, stored, about)

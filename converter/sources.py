@@ -79,15 +79,15 @@ def efficientnet_lite(number: int, blocks: tuple[int, ...], size: int, weights: 
 def torchvision_network(
     name: str, nodes: tuple[str, ...], weights: Path | None, *, pretrained: bool = True
 ) -> nn.Module:
-    """Return a torchvision network with the weights of a file, or those that torchvision fetches. Raises SourceError."""
+    """Return a torchvision network with the weights of a file, or those it fetches itself. Raises SourceError."""
     models = _torchvision()
     if weights is None and pretrained:
         try:
             network = models.get_model(name, weights="DEFAULT")
         except (OSError, RuntimeError) as error:
             raise SourceError(
-                f"{name}: the weights could not be fetched ({error}); give a file that torch.save or safetensors wrote, "
-                "with --weights FILE"
+                f"{name}: the weights could not be fetched ({error}); give a file that torch.save or safetensors "
+                "wrote, with --weights FILE"
             ) from error
     else:
         network = models.get_model(name, weights=None)
@@ -139,7 +139,9 @@ def of_callable(where: str) -> nn.Module:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
-        raise SourceError(f"{where}: expected a module named {package}, found none in this folder or installed") from error
+        raise SourceError(
+            f"{where}: expected a module named {package}, found none in this folder or installed"
+        ) from error
     except AttributeError as error:
         raise SourceError(f"{where}: expected {name} in {package}, found no such thing") from error
     finally:
@@ -164,7 +166,9 @@ def _state(weights: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, RuntimeError, ImportError, EOFError) as error:
         raise SourceError(f"{weights}: expected weights, found something else: {error}") from error
     except Exception as error:  # pickle and zip errors of every kind
-        raise SourceError(f"{weights}: expected weights that torch.save wrote, found something else: {error}") from error
+        raise SourceError(
+            f"{weights}: expected weights that torch.save wrote, found something else: {error}"
+        ) from error
     return dict(state.get("state_dict", state))
 
 
@@ -173,4 +177,6 @@ def _load(network: nn.Module, state: dict[str, Tensor], where: Path) -> None:
         network.load_state_dict(state)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
-        raise SourceError(f"{where}: expected the weights of {type(network).__name__}, found others: {first}") from error
+        raise SourceError(
+            f"{where}: expected the weights of {type(network).__name__}, found others: {first}"
+        ) from error

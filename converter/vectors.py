@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from agent.adapters.tflite import Inputs
 from agent.bundle import VECTORS, Bundle, read_file
-from agent.errors import BundleError
 from agent.core.types import F32, I64
+from agent.errors import BundleError
 from converter.ranking import PATCHES, Population
 
 U8 = npt.NDArray[np.uint8]
@@ -25,7 +25,7 @@ I16 = npt.NDArray[np.int16]
 
 LEAST_INPUTS: Final = 64  # fewer held-out inputs say nothing about a ranking
 MARGIN: Final = 32  # pixels by which a kept picture is larger than an input, so that it can be moved
-_GAIN: Final = 0.1  # brighter or darker by so much
+_GAIN: Final = 100  # brighter or darker by so many thousandths
 _NOISE: Final = 3  # grey levels, either way
 
 
@@ -56,7 +56,7 @@ def variations(pictures: int, size: int, count: int, odd: int) -> I16:
     made = np.full((count, 10), -1, np.int16)
     made[:, 0] = np.arange(count) % pictures
     made[:, 1:3] = rng.integers(0, MARGIN + 1, (count, 2))
-    made[:, 3] = 1000 + rng.integers(-1000 * _GAIN, 1000 * _GAIN + 1, count)
+    made[:, 3] = 1000 + rng.integers(-_GAIN, _GAIN + 1, count)
     for row in range(count - odd, count):
         side = int(rng.integers(size // 10, size // 4))
         made[row, 4] = (made[row, 0] + rng.integers(1, max(2, pictures))) % pictures

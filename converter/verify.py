@@ -71,7 +71,7 @@ def verify(bundle: Bundle, gates: dict[str, Gate], *, timed: bool, runtime: str 
     pairs = candidates(bundle, runtime)
     if not pairs:
         raise BundleError(
-            f"{bundle.path}: expected a variant for {runtime or 'a runtime that is installed here'}, found variants for "
+            f"{bundle.path}: expected a variant for {runtime or 'a runtime installed here'}, found variants for "
             f"{', '.join(sorted({one for variant in bundle.manifest.variants for one in variant.runtimes}))}"
         )
     for name, variant in pairs:
@@ -85,7 +85,7 @@ def judge(
     content = read_model(bundle, variant)
     operators = operators_of(content)
     needed = sorted({*operators, *required(variant.precision)})
-    about = {"file": variant.file, "precision": variant.precision, "operators": operators}
+    about: dict[str, Any] = {"file": variant.file, "precision": variant.precision, "operators": operators}
     about["oldest_runtime"] = oldest_runtime(needed)
     missing = too_new(needed) if runtime == LAST_OF_ITS_KIND else []
     measured = Measured(rows={}, size_mb=len(content) / _MEGA, operators_missing=float(len(missing)))
@@ -99,7 +99,8 @@ def judge(
         raise BundleError(
             f"{bundle.path}: the held-out embeddings are of another shape than the model's; build the bundle again"
         )
-    figures, scores = {}, {}
+    figures: dict[str, Figures] = {}
+    scores: dict[str, tuple[F64, F64]] = {}
     for name, found in rows.items():
         figures[name], both = compare(*_flat(held_out, name, found))
         scores |= {f"{name}, {scorer}": pair for scorer, pair in both.items()}
@@ -113,9 +114,7 @@ def judge(
             ms_32=1e3 * _MANY * model.seconds_per_input(_MANY, runs),
             memory_mb=memory_bytes(bundle, variant, runtime) / _MEGA,
         )
-    return Verdict(
-        **about, runtime=model.runtime, measured=measured, results=apply(gates, measured), scores=scores
-    )
+    return Verdict(**about, runtime=model.runtime, measured=measured, results=apply(gates, measured), scores=scores)
 
 
 def _flat(held_out: HeldOut, name: str, found: F32) -> tuple[F32, F32, Population]:
@@ -138,7 +137,9 @@ def memory_bytes(bundle: Bundle, variant: Variant, runtime: str) -> int:
         check=False,
     )
     if done.returncode != 0:
-        raise BundleError(f"{bundle.path / variant.file}: its process ended with {done.returncode}: {done.stderr[-500:]}")
+        raise BundleError(
+            f"{bundle.path / variant.file}: its process ended with {done.returncode}: {done.stderr[-500:]}"
+        )
     return int(done.stdout)
 
 

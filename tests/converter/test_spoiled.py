@@ -113,9 +113,9 @@ def made(samples, tmp_path):
         population=population,
         stored={name: array[few] for name, array in samples.stored.items()},
     )
-    return lambda network: build(
-        about(precisions=("float32",), batches=(1,)), network.eval(), some, tmp_path / "made", ANYTHING
-    ).bundle
+    return lambda network: (
+        build(about(precisions=("float32",), batches=(1,)), network.eval(), some, tmp_path / "made", ANYTHING).bundle
+    )
 
 
 BOUNDS = ["size_mb=1", "memory_mb=12", "ms_1=0.8", "ms_32=25"]  # what the shipped encoder keeps easily

@@ -66,7 +66,9 @@ def test_the_command_prints_every_gate_writes_the_report_and_ends_with_0(capsys,
 def test_the_command_ends_with_1_when_a_gate_fails(capsys, figure):
     impossible = 2.0 if GATES[figure].at_least else -2.0
     assert main(["verify", "sensor-small", "--gate", f"{figure}={impossible}"]) == 1
-    assert f"FAIL {'embedding ' if figure in RANKING or figure == 'auroc_loss' else ''}{figure}" in capsys.readouterr().out
+    assert (
+        f"FAIL {'embedding ' if figure in RANKING or figure == 'auroc_loss' else ''}{figure}" in capsys.readouterr().out
+    )
 
 
 def test_one_runtime_can_be_asked_for(capsys):
@@ -74,12 +76,15 @@ def test_one_runtime_can_be_asked_for(capsys):
     assert main(["verify", "sensor-small", "--runtime", runtime]) == 0
     assert "1 passed, 0 failed" in capsys.readouterr().out
     assert main(["verify", "sensor-small", "--runtime", "tensorflow"]) == 78
-    assert "expected a variant for tensorflow, found variants for ai-edge-litert, tflite-runtime" in capsys.readouterr().err
+    assert (
+        "expected a variant for tensorflow, found variants for ai-edge-litert, tflite-runtime"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("bound", ["cosine=1", "overlap", "overlap=much", "=1"])
 def test_a_gate_that_there_is_not_is_an_error_that_lists_those_there_are(bound):
-    with pytest.raises(GateError, match="--gate: expected FIGURE=NUMBER with one of cosine_mean, .*, found"):
+    with pytest.raises(GateError, match=r"--gate: expected FIGURE=NUMBER with one of cosine_mean, .*, found"):
         with_bounds([bound])
 
 
