@@ -186,7 +186,7 @@ def float_outputs(network: Any, inputs: Any) -> list[F32]:
 
     Single precision differs from processor to processor.
     """
-    double = copy.deepcopy(network).double()
+    double = copy.deepcopy(network).double().eval()  # a traced network forgets its mode when it is copied
     made: list[list[F32]] = []
     with torch.no_grad(), quiet(), _DepthwiseByShifts():
         for start in range(0, len(inputs), _FLOAT_BATCH):

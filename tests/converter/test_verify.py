@@ -28,22 +28,26 @@ def with_operator_version(content, version):
     return content[:where] + version.to_bytes(4, "little") + content[where + 4 :]
 
 
-@pytest.mark.parametrize("name", ["sensor-small", "efficientnet-lite0"])
-def test_what_ships_passes_on_every_runtime_that_is_installed_here(name):
-    bundle = find_bundle(name)
-    verdicts = list(verify(bundle, GATES, timed=False))
+@pytest.fixture(scope="module", params=["sensor-small", "efficientnet-lite0"])
+def shipped(request):
+    """Return a shipped bundle and the verdicts on it."""
+    bundle = find_bundle(request.param)
+    return bundle, list(verify(bundle, GATES, timed=False))
+
+
+def test_what_ships_passes_on_every_runtime_that_is_installed_here(shipped):
+    bundle, verdicts = shipped
     assert {one.runtime.split()[0] for one in verdicts} == set(available_runtimes())
     assert {one.file for one in verdicts} == {variant.file for variant in bundle.manifest.variants}
     assert [one.failures for one in verdicts] == [[]] * len(verdicts)
 
 
-@pytest.mark.parametrize("name", ["sensor-small", "efficientnet-lite0"])
-def test_the_shipped_report_says_what_is_found_here(name):
-    bundle = find_bundle(name)
-    shipped = json.loads((bundle.path / "report.json").read_text())
-    for file, variant in report(bundle, list(verify(bundle, GATES, timed=False)))["variants"].items():
+def test_the_shipped_report_says_what_is_found_here(shipped):
+    bundle, verdicts = shipped
+    written = json.loads((bundle.path / "report.json").read_text())
+    for file, variant in report(bundle, verdicts)["variants"].items():
         for runtime, found in variant["runtimes"].items():
-            expected = shipped["variants"][file]["runtimes"][runtime]
+            expected = written["variants"][file]["runtimes"][runtime]
             assert found["passes"] is expected["passes"] is True
             for rows, figures in found["rows"].items():
                 for figure, value in figures.items():
