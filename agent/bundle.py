@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -156,6 +157,13 @@ def _content(path: Path, name: str) -> bytes:
     """Return what a file of a folder or a zip holds. A zip may have the folder itself at its top."""
     if not path.is_file():
         return (path / name).read_bytes()
+    try:
+        return _of_zip(path, name)
+    except (zlib.error, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, encrypted, of another method
+        raise ValueError(str(error)) from error
+
+
+def _of_zip(path: Path, name: str) -> bytes:
     with zipfile.ZipFile(path) as archive:
         inside = {PurePosixPath(entry.filename): entry for entry in archive.infolist() if not entry.is_dir()}
         tops = [top.parent for top in inside if top.name == MANIFEST and len(top.parts) <= 2]  # noqa: PLR2004  one folder

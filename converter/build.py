@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -29,6 +30,8 @@ from converter.vectors import HeldOut, positions_of
 from converter.verify import Verdict, as_json, judge, report
 
 PROVENANCE: Final = "PROVENANCE.md"
+REPORT: Final = "report.json"
+_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _PROBED: Final = 48  # held-out inputs whose ranges are compared with the representative ones
 _FLOAT_BATCH: Final = 16  # pictures in one call of the float network, in double precision
 
@@ -62,6 +65,9 @@ def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[s
     The same network and samples give the same bytes. Raises GateError if no variant passes on some runtime, and what
     the parts raise; then `out` is as it was.
     """
+    _check_place(out)
+    if not _NAME.fullmatch(about.name):
+        raise SourceError(f"expected a name of letters, digits, '.', '_' and '-', found {about.name!r}; give --name")
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=4 + len(about.precisions), desc=about.name, unit="step", bar_format=_BAR) as bar,
@@ -84,6 +90,12 @@ class _Draft:
         outputs = float_outputs(network, samples.inputs)
         if len(outputs) != len(about.outputs):
             raise SourceError(f"expected {len(about.outputs)} outputs, found {len(outputs)}; name each of them")
+        for one in outputs:
+            if one.ndim not in {2, 4} or len(one) != len(samples.inputs):
+                raise SourceError(
+                    f"expected outputs [batch, dim] or [batch, rows, columns, dim], found {list(one.shape)} for "
+                    f"{len(samples.inputs)} inputs; reshape it in the network"
+                )
         self._outputs = [Tensor(name, list(one.shape[1:])) for name, one in zip(about.outputs, outputs, strict=True)]
         positions = positions_of(len(samples.inputs))
         half = {name: one.astype(np.float16) for name, one in rows_of(outputs, positions).items()}
@@ -113,7 +125,7 @@ class _Draft:
         verdicts: list[Verdict] = []
         choices: list[str] = []
         uncovered_runtimes = set(runtimes)
-        wanted = list(self._about.precisions)
+        wanted = sorted(set(self._about.precisions), key=PRECISIONS.index)
         spare = [one for one in PRECISIONS if PRECISIONS.index(one) > PRECISIONS.index(wanted[0]) and one not in wanted]
         for precision in wanted + spare:
             if precision in spare and not uncovered_runtimes:
@@ -143,7 +155,7 @@ class _Draft:
         bundle = Bundle(self._folder, manifest)
         told = report(bundle, verdicts)
         told |= {"choices": choices, "ranges_not_covered": self._uncovered}
-        (self._folder / "report.json").write_bytes(as_json(told))
+        (self._folder / REPORT).write_bytes(as_json(told))
         return Built(bundle, choices, self._uncovered)
 
     def _prove(self, precision: str, runtimes: list[str], gates: dict[str, Gate]) -> tuple[Variant, list[Verdict]]:
@@ -191,8 +203,17 @@ def float_outputs(network: Any, inputs: Any) -> list[F32]:
     with torch.no_grad(), quiet(), _DepthwiseByShifts():
         for start in range(0, len(inputs), _FLOAT_BATCH):
             given = torch.from_numpy(np.asarray(inputs[start : start + _FLOAT_BATCH], np.float64))
-            found = double(given)
+            try:
+                found = double(given)
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise SourceError(
+                    f"the network cannot take inputs of {list(given.shape)} in double precision: {first}; check "
+                    "--input-shape, and make tensors with the type of the input"
+                ) from error
             tensors = found if isinstance(found, tuple | list) else (found,)
+            if not all(isinstance(one, torch.Tensor) for one in tensors):
+                raise SourceError(f"expected a tensor or a tuple of tensors from the network, found {type(found)}")
             made.append([one.float().numpy() for one in tensors])
     return [np.concatenate(parts) for parts in zip(*made, strict=True)]
 
@@ -251,10 +272,25 @@ def _quantization(content: bytes, batch: int) -> tuple[Quantization, list[Quanti
     return made[0], made[1:]
 
 
+def _check_place(out: Path) -> None:
+    """Raise FileExistsError unless a bundle may be put there: nothing is there, or a bundle and nothing else."""
+    if not out.exists():
+        return
+    there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
+    try:
+        manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=dict[str, Any])
+        own = {MANIFEST, REPORT, *manifest["files"], *(one["file"] for one in manifest["variants"])}
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):
+        own = set()
+    if there - own:
+        raise FileExistsError(
+            f"{out}: expected a new folder or that of an earlier bundle, found something else: "
+            f"{', '.join(sorted(there - own)[:3])}; choose another with --out"
+        )
+
+
 def _replace(out: Path, folder: Path) -> None:
-    """Put the new bundle in the place of what was there; anything else than a bundle stays, and is an error."""
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).exists())):
-        raise FileExistsError(f"{out}: expected a new folder or that of an earlier bundle, found something else")
+    """Put the new bundle in the place of what was there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as beside:
         new, old = Path(beside) / "new", Path(beside) / "old"
@@ -263,4 +299,9 @@ def _replace(out: Path, folder: Path) -> None:
             shutil.copyfile(path, new / path.name)
         if out.exists():
             out.rename(old)
-        new.rename(out)
+        try:
+            new.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise

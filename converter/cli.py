@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -115,12 +116,20 @@ def _encoder(options: argparse.Namespace) -> int:
     from converter.build import About, build  # noqa: PLC0415  heavy
 
     gates = with_bounds(options.gate)
+    weights = options.weights
     about = About(
         **{name: getattr(recipe, name) for name in About.__struct_fields__ if name not in {"precisions", "shape"}},
         shape=shape,
         precisions=tuple(options.precision or recipe.precisions),
     )
-    network = recipe.network(shape, options.weights)
+    if weights is not None:  # what is said of the recipe's own weights would be false of these
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        about = msgspec.structs.replace(
+            about,
+            licence="not stated",
+            provenance=f"The network of {recipe.name} with the weights of {weights.name}, sha256 {digest}.",
+        )
+    network = recipe.network(shape, weights)
     built = build(about, network, _samples(options, recipe.kind, shape), options.out or Path(recipe.name), gates)
     return _told(built)
 
@@ -199,6 +208,13 @@ def _verify(options: argparse.Namespace) -> int:
 
     gates = with_bounds(options.gate)
     bundle = _found(options.bundle)
+    page: Any = None
+    if options.html is not None:
+        try:
+            from converter.page import page  # noqa: PLC0415  needs the extra `report`
+        except ModuleNotFoundError as error:
+            sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[report]'\n")
+            return EXIT_CONFIGURATION
     verdicts = []
     for verdict in verify(bundle, gates, timed=True, runtime=options.runtime):
         verdicts.append(verdict)
@@ -206,9 +222,7 @@ def _verify(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     if options.report is not None:
         options.report.write_bytes(as_json(report(bundle, verdicts)))
-    if options.html is not None:
-        from converter.page import page  # noqa: PLC0415  needs the extra `report`
-
+    if page is not None:
         options.html.write_text(page(bundle, verdicts))
     failed = [one for one in verdicts if not one.passes]
     sys.stdout.write(f"{bundle.manifest.name}: {len(verdicts) - len(failed)} passed, {len(failed)} failed the gates\n")

@@ -231,7 +231,7 @@ def open_picture(path: Path) -> Image:
                     "scale it down"
                 )
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise RepresentativeError(f"{path}: expected a picture, found something else: {error}; take it out") from error
 
 

@@ -146,7 +146,10 @@ def of_callable(where: str) -> nn.Module:
         raise SourceError(f"{where}: expected {name} in {package}, found no such thing") from error
     finally:
         sys.path.remove("")
-    network = made() if not isinstance(made, nn.Module) else made
+    try:
+        network = made() if not isinstance(made, nn.Module) else made
+    except TypeError as error:
+        raise SourceError(f"{where}: expected something that can be called without arguments: {error}") from error
     if not isinstance(network, nn.Module):
         raise SourceError(f"{where}: expected a torch.nn.Module or a function that makes one, found {type(network)}")
     return network.eval()
@@ -169,6 +172,8 @@ def _state(weights: Path) -> dict[str, Tensor]:
         raise SourceError(
             f"{weights}: expected weights that torch.save wrote, found something else: {error}"
         ) from error
+    if not isinstance(state, dict):
+        raise SourceError(f"{weights}: expected a dictionary of tensors, found {type(state)}")
     return dict(state.get("state_dict", state))
 
 

@@ -55,6 +55,8 @@ def variations(pictures: int, size: int, count: int, odd: int) -> I16:
     rng = np.random.default_rng([11, pictures, count])
     made = np.full((count, 10), -1, np.int16)
     made[:, 0] = np.arange(count) % pictures
+    if pictures > 1:  # in no order: references are divided by their place
+        made[:, 0] = np.random.default_rng(12).permutation(made[:, 0])
     made[:, 1:3] = rng.integers(0, MARGIN + 1, (count, 2))
     made[:, 3] = 1000 + rng.integers(-_GAIN, _GAIN + 1, count)
     for row in range(count - odd, count):

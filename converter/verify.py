@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from agent.adapters.tflite import TfliteModel, candidates
-from agent.bundle import Bundle, Variant, read_model
+from agent.bundle import Bundle, Quantization, Variant, read_model
 from agent.core.types import F32, F64
 from agent.errors import BundleError
 from converter.gates import Gate, Result, apply
@@ -94,7 +94,18 @@ def judge(
     except BundleError as error:
         results = apply(gates, measured)
         return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=str(error))
-    rows = rows_of(model.run(held_out.inputs), held_out.positions)
+    try:
+        outputs = model.run(held_out.inputs)
+    except (ValueError, RuntimeError) as error:  # some faults are found only when a model runs
+        error_text = f"{bundle.path / variant.file}: {model.runtime} cannot run this model: {error}"
+        results = apply(gates, measured)
+        return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=error_text)
+    if not model.quantized:  # the agent keeps embeddings on this grid
+        outputs = [
+            _on_grid(one, grid) if one.ndim == 2 else one  # noqa: PLR2004  an embedding
+            for one, grid in zip(outputs, variant.outputs, strict=True)
+        ]
+    rows = rows_of(outputs, held_out.positions)
     if {name: one.shape for name, one in rows.items()} != {name: one.shape for name, one in held_out.rows.items()}:
         raise BundleError(
             f"{bundle.path}: the held-out embeddings are of another shape than the model's; build the bundle again"
@@ -115,6 +126,11 @@ def judge(
             memory_mb=memory_bytes(bundle, variant, runtime) / _MEGA,
         )
     return Verdict(**about, runtime=model.runtime, measured=measured, results=apply(gates, measured), scores=scores)
+
+
+def _on_grid(output: F32, grid: Quantization) -> F32:
+    levels = np.clip(np.rint(output / np.float32(grid.scale)) + grid.zero_point, -128, 127)
+    return np.asarray((levels - grid.zero_point) * np.float32(grid.scale), np.float32)
 
 
 def _flat(held_out: HeldOut, name: str, found: F32) -> tuple[F32, F32, Population]:

@@ -196,3 +196,15 @@ def test_a_file_of_a_zip_that_is_too_large_is_refused_before_it_is_unpacked(bund
     monkeypatch.setattr("agent.bundle.MAX_FILE_BYTES", 50_000)
     with pytest.raises(BundleError, match=r"x\.zip/.*: expected .* found none \(\d+ bytes, more than 50000\)"):
         find_bundle(f"{path}")
+
+
+def test_a_damaged_zip_is_an_error_wherever_the_damage_is(bundle, tmp_path):
+    content = zipped(bundle, tmp_path / "x.zip", "").read_bytes()
+    for place in range(50, len(content), 1999):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        (tmp_path / "damaged.zip").write_bytes(damaged)
+        try:
+            find_bundle(f"{tmp_path / 'damaged.zip'}")
+        except BundleError:
+            continue

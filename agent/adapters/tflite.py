@@ -122,15 +122,14 @@ class TfliteModel:
 
         More inputs than the largest signature are split; the last ones are padded to the smallest that holds them.
         """
-        given = self.quantize(inputs)
-        out = [np.empty((len(given), *shape), np.float32) for shape in self.output_shapes]
+        out = [np.empty((len(inputs), *shape), np.float32) for shape in self.output_shapes]
         done = 0
-        while done < len(given):
-            left = len(given) - done
+        while done < len(inputs):
+            left = len(inputs) - done
             batch, runner = next(((b, r) for b, r in self._runners if b >= left), self._runners[-1])
             count = min(left, batch)
             buffer = self._buffers[batch]
-            buffer[:count] = given[done : done + count]
+            buffer[:count] = self.quantize(inputs[done : done + count])
             result = runner(**{self._input_name: buffer})
             for made, name in zip(out, self._output_names, strict=True):
                 made[done : done + count] = result[name][:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import shutil
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from converter.gates import GATES, GateError, with_bounds
 from converter.ranking import Population
 from converter.recipes import RECIPES, SCALED, SENSOR
 from converter.representative import generated_windows
+from converter.sources import SourceError
 from converter.verify import verify
 
 pytestmark = [pytest.mark.converter, pytest.mark.filterwarnings("ignore")]
@@ -165,4 +166,33 @@ def test_a_folder_that_holds_something_else_is_left_alone(samples, network, tmp_
     with pytest.raises(FileExistsError, match="expected a new folder or that of an earlier bundle"):
         build(about(), network, samples, tmp_path / "letters", GATES)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "Dear"
-    assert Path(tmp_path / "letters").exists()
+
+
+def test_a_bundle_with_the_users_own_notes_and_another_manifest_are_left_alone(samples, network, honest, tmp_path):
+    notes = tmp_path / "notes"
+    shutil.copytree(honest.path, notes)
+    (notes / "notes.txt").write_text("mine")
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "a web page"}')
+    for place in (notes, site):
+        with pytest.raises(FileExistsError, match="choose another with --out"):
+            build(about(), network, samples, place, GATES)
+    assert (notes / "notes.txt").read_text() == "mine"
+    assert (site / "manifest.json").exists()
+
+
+class Flat(nn.Module):
+    def forward(self, windows):
+        return windows.flatten(1).sum(dim=1)
+
+
+def test_an_output_that_cannot_be_proven_is_refused(samples, tmp_path):
+    with pytest.raises(SourceError, match=r"expected outputs \[batch, dim\] or .*, found \[360\]"):
+        build(about(), Flat(), samples, tmp_path / "flat", GATES)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "-x"])
+def test_a_name_that_is_no_file_name_is_refused_before_anything_is_done(samples, network, tmp_path, name):
+    with pytest.raises(SourceError, match="expected a name of letters"):
+        build(about(name), network, samples, tmp_path / "out", GATES)
