@@ -59,8 +59,8 @@ def load_encoders(configuration: Configuration, store: Store | None = None) -> d
     loaded: dict[str, Encoder] = {}
     for name in names:
         bundle = find_bundle(name)
-        digests = " ".join(variant.sha256 for variant in bundle.manifest.variants)
-        question = f"variant and runtime for {digests} among {', '.join(installed_runtimes())}"
+        offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
+        question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
         runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
         loaded[name] = encoder = load_encoder(bundle, runtime, file)
