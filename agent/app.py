@@ -113,7 +113,11 @@ class Agent(MqttEvents):
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams)
         self.store = Store(Path(agent.state_dir))
-        encoders = load_encoders(configuration, self.store)
+        try:
+            encoders = load_encoders(configuration, self.store)
+        except BaseException:
+            self.store.close()
+            raise
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)

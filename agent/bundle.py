@@ -17,6 +17,7 @@ ENCODERS: Final = Path(__file__).parent / "encoders"
 MANIFEST: Final = "manifest.json"
 VECTORS: Final = "vectors.npz"
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of a bundle; a zip may claim anything
+_PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without bounds
 
 
 class Quantization(msgspec.Struct, frozen=True):
@@ -170,7 +171,10 @@ def _of_zip(path: Path, name: str) -> bytes:
         entry = inside[tops[0] / name if tops else PurePosixPath(name)]
         if entry.file_size > MAX_FILE_BYTES:
             raise ValueError(f"{entry.file_size} bytes, more than {MAX_FILE_BYTES}")
-        return archive.read(entry)
+        if entry.compress_type not in _PACKED:
+            raise ValueError(f"packed by method {entry.compress_type}, which is neither stored nor deflated")
+        with archive.open(entry) as file:
+            return file.read(entry.file_size)  # a bound also for what holds more than it claims
 
 
 def installed_bundles() -> list[Bundle]:

@@ -90,7 +90,8 @@ class Stream:
         return {
             "schema": SNAPSHOT_SCHEMA,
             "runtime": encoder.runtime if encoder else "",
-            "encoder": encoder.digest if encoder else "",
+            # With the grid on which embeddings are kept: a float model's is not its own.
+            "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
             "channels": list(settings.channels),
             "period_s": settings.period_s,
             "stride": settings.stride,
