@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import closing
 
 import msgspec
@@ -11,6 +12,7 @@ from agent.adapters.store import Store
 from agent.app import Agent, load_encoders
 from agent.bundle import find_bundle
 from agent.config import load_configuration
+from agent.errors import BundleError
 from agent.ports import InboundMessage
 
 
@@ -82,16 +84,22 @@ def two_variants(tmp_path):
     return load_configuration(path)
 
 
-def test_variant_and_runtime_are_timed_once_and_kept(two_variants, tmp_path, monkeypatch):
-    # The copy is made to seem faster, on the last runtime: times on a busy machine decide nothing here.
-    preferred = tflite.available_runtimes()[-1]
-    timed = []
+@pytest.fixture
+def timed(monkeypatch):
+    """Return what is timed from now on. The copy seems fastest, on the last runtime, however busy this machine is."""
+    preferred = f"{tflite.available_runtimes()[-1]} other.tflite"
+    asked = []
 
     def seconds(encoder):
-        timed.append(f"{encoder.runtime.split()[0]} {encoder.file}")
-        return 0.1 if timed[-1] == f"{preferred} other.tflite" else 1.0
+        asked.append(f"{encoder.runtime.split()[0]} {encoder.file}")
+        return 0.1 if asked[-1] == preferred else 1.0
 
     monkeypatch.setattr(tflite, "seconds_per_window", seconds)
+    return asked
+
+
+def test_variant_and_runtime_are_timed_once_and_kept(two_variants, tmp_path, timed):
+    preferred = tflite.available_runtimes()[-1]
     digests = set()
     for _ in range(2):
         with closing(Store(tmp_path / "state")) as store:
@@ -101,3 +109,64 @@ def test_variant_and_runtime_are_timed_once_and_kept(two_variants, tmp_path, mon
         assert encoder.runtime.startswith(preferred)
     assert len(timed) == 2 * len(tflite.available_runtimes())  # all of them, and only at the first start
     assert digests == {hashlib.sha256((tmp_path / "bundle" / "other.tflite").read_bytes()).hexdigest()}
+
+
+def start(configuration, tmp_path):
+    """Return what a start with the state directory loads."""
+    with closing(Store(tmp_path / "state")) as store:
+        (encoder,) = load_encoders(configuration, store).values()
+    return encoder
+
+
+def edit(tmp_path, change):
+    path = tmp_path / "bundle" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest["variants"])
+    path.write_text(json.dumps(manifest))
+
+
+def test_without_a_state_directory_they_are_timed_each_time(two_variants, timed):
+    for count in (1, 2):
+        assert load_encoders(two_variants)[two_variants.streams[0].encoder].file == "other.tflite"
+        assert len(timed) == count * 2 * len(tflite.available_runtimes())
+
+
+def test_they_are_timed_again_when_other_runtimes_are_installed(two_variants, tmp_path, timed, monkeypatch):
+    start(two_variants, tmp_path)
+    monkeypatch.setattr("agent.app.installed_runtimes", lambda: ["ai-edge-litert 99.0.0"])
+    timed.clear()
+    start(two_variants, tmp_path)
+    assert len(timed) == 2 * len(tflite.available_runtimes())
+
+
+def test_they_are_timed_again_when_the_bundle_has_another_model(two_variants, tmp_path, timed):
+    start(two_variants, tmp_path)
+    timed.clear()
+    edit(tmp_path, lambda variants: variants.pop())
+    assert start(two_variants, tmp_path).file != "other.tflite"
+
+
+@pytest.mark.usefixtures("timed")
+def test_a_kept_choice_does_not_outlive_its_proof(two_variants, tmp_path):
+    assert start(two_variants, tmp_path).file == "other.tflite"
+    edit(tmp_path, lambda variants: variants[1].update(runtimes=["microcontroller"]))
+    assert start(two_variants, tmp_path).file != "other.tflite"
+
+
+@pytest.mark.usefixtures("timed")
+def test_a_kept_choice_does_not_outlive_the_name_of_its_file(two_variants, tmp_path):
+    assert start(two_variants, tmp_path).file == "other.tflite"
+    (tmp_path / "bundle" / "other.tflite").rename(tmp_path / "bundle" / "renamed.tflite")
+    edit(tmp_path, lambda variants: variants[1].update(file="renamed.tflite"))
+    assert start(two_variants, tmp_path).file in {
+        "renamed.tflite",
+        find_bundle("sensor-small").manifest.variants[0].file,
+    }
+
+
+def test_a_start_that_fails_over_its_encoder_lets_the_state_directory_go(two_variants, tmp_path):
+    manifest = tmp_path / "bundle" / "manifest.json"
+    manifest.write_text("{")
+    with pytest.raises(BundleError):
+        Agent(two_variants)
+    Store(tmp_path / "state").close()

@@ -4,16 +4,18 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.adapters.recording import line_of, read_messages
 from agent.adapters.tflite import available_runtimes
-from agent.bundle import installed_bundles
+from agent.bundle import ENCODERS, find_bundle, installed_bundles, read_model
 from agent.cli import main
 from agent.ports import InboundMessage
 from tests.brokers import Peer, ScriptedBroker, free_port, wait_until
@@ -191,18 +193,58 @@ def test_installed_encoders_are_listed_with_each_variant_and_runtime_measured(ca
     for bundle in installed_bundles():
         expected.append(f"{bundle.manifest.name}: {bundle.manifest.kind}, input ")
         for variant in bundle.manifest.variants:
-            expected.append(f"  {variant.precision}, ")
+            size = len(read_model(bundle, variant))
+            expected.append(f"  {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}")
             expected += [f"    {runtime} " for runtime in available_runtimes()]
     assert len(lines) == len(expected)
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start)
         if start.startswith("    "):
             assert 0 < float(line.split(": ")[1].partition(" us per input")[0]) < 1e7
+    assert "efficientnet-lite0: image, input 224 x 224 x 3, block_10 14 x 14 x 112, block_14 7 x 7 x 192" in lines
+    assert "sensor-small: sensor, input 64 x 2, embedding 32" in lines
+    assert [line.split(",")[0].strip() for line in lines if " bytes, " in line] == ["int8", "int8-weights", "int8"]
+    assert [line.rpartition(" in batches of ")[2] for line in lines if " in batches of " in line] == [
+        batch for batch in ("1", "1", "32") for _ in available_runtimes()
+    ]
 
 
-def test_an_encoder_of_pictures_is_a_problem_of_the_configuration_of_a_sensor_stream(configure, capsys):
-    assert main(["check", str(configure(stream="encoder: efficientnet-lite0"))]) == 78
-    assert "expected an encoder of sensor windows" in capsys.readouterr().err
+def test_a_variant_is_measured_only_on_the_runtimes_it_was_proven_on(monkeypatch, capsys):
+    bundle = find_bundle("sensor-small")
+    (variant,) = bundle.manifest.variants
+    runtime = available_runtimes()[-1]
+    variants = [msgspec.structs.replace(variant, runtimes=runtimes) for runtimes in ([], [runtime, "microcontroller"])]
+    changed = msgspec.structs.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, variants=variants))
+    monkeypatch.setattr("agent.bundle.installed_bundles", lambda: [changed])
+    assert main(["encoders"]) == 0
+    _, first, second, measured = capsys.readouterr().out.splitlines()
+    assert first == second
+    assert measured.startswith(f"    {runtime} ")
+
+
+@pytest.mark.parametrize("command", [["check"], ["run", "--config"], ["replay", "RECORDING", "--config"]])
+def test_an_encoder_of_pictures_is_a_problem_of_the_configuration_of_a_sensor_stream(
+    configure, recording, capsys, command
+):
+    command = [str(recording) if part == "RECORDING" else part for part in command]
+    assert main([*command, str(configure(stream="encoder: efficientnet-lite0"))]) == 78
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert "efficientnet-lite0: expected an encoder of sensor windows with one embedding, found kind 'image'" in line
+    assert line.endswith("choose another encoder for this stream")
+
+
+def test_an_encoder_may_be_a_zip_and_a_broken_one_is_a_problem_of_the_configuration(
+    configure, tmp_path, monkeypatch, capsys
+):
+    archive = Path(shutil.make_archive(str(tmp_path / "mine"), "zip", ENCODERS, "sensor-small"))
+    monkeypatch.chdir(tmp_path)
+    for name in (archive, "./mine.zip"):
+        assert main(["check", str(configure(stream=f"encoder: {name}"))]) == 0
+    archive.write_bytes(archive.read_bytes()[:-100])
+    assert main(["check", str(configure(stream="encoder: ./mine.zip"))]) == 78
+    assert "mine.zip/manifest.json: expected an encoder bundle's manifest, found none" in capsys.readouterr().err
 
 
 # replay

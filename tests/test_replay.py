@@ -7,6 +7,7 @@ import random
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
@@ -159,6 +160,72 @@ def test_a_state_made_with_other_settings_is_set_aside_and_learning_begins_anew(
     whole = replay(recording, configure(), state=tmp_path / "state").decisions
     assert replay(recording, configure("stride: 2"), state=tmp_path / "state").decisions < whole
     assert "of another encoder, runtime or setting" in caplog.text
+
+
+class Sums:
+    """An encoder whose embeddings are not whole steps of the grid they are kept on, as those of a float model."""
+
+    name, length, dim = "sums", 64, 4
+
+    def __init__(self, digest="one", runtime="numpy 1", step=0.1, offset=3):
+        self.digest, self.runtime, self.output_step, self.output_offset = digest, runtime, step, offset
+        self.encoded = 0
+
+    def encode(self, windows):
+        self.encoded += len(windows)
+        return windows.reshape(len(windows), self.dim, 32).mean(axis=2, dtype=np.float32)
+
+
+@pytest.fixture
+def encoded(configure):
+    """Return the configuration of a stream with an encoder that no bundle has."""
+    return configure("encoder: /nowhere")
+
+
+def test_encoders_that_are_given_are_taken_instead_of_those_of_the_configuration(recording, encoded, configuration):
+    encoder = Sums()
+    summary = replay(recording, encoded, encoders={"/nowhere": encoder})
+    assert encoder.encoded > summary.decisions > 0
+    assert ("pump/a", "raised", "temp") in told(summary.alerts)
+    assert summary.alerts != replay(recording, configuration).alerts
+
+
+@pytest.mark.parametrize("cut", [940, 1500])
+def test_both_halves_equal_the_whole_with_an_encoder_too(recording, encoded, tmp_path, cut):
+    lines = recording.read_bytes().splitlines(keepends=True)
+    whole = replay(recording, encoded, encoders={"/nowhere": Sums()}, scores=tmp_path / "whole.csv")
+    found, scores = [], []
+    for part in (lines[:cut], lines[cut:]):
+        (tmp_path / "half.jsonl").write_bytes(b"".join(part))
+        half = replay(
+            tmp_path / "half.jsonl", encoded,
+            encoders={"/nowhere": Sums()}, state=tmp_path / "state", scores=tmp_path / "half.csv",
+        )  # fmt: skip
+        found += half.alerts
+        scores += read_scores(tmp_path / "half.csv")
+    assert found == whole.alerts
+    assert scores == read_scores(tmp_path / "whole.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"digest": "two"}, False),
+        ({"runtime": "numpy 2"}, False),
+        ({"step": 0.2}, False),
+        ({"offset": 4}, False),
+    ],
+    ids=str,
+)
+def test_a_state_made_with_another_variant_runtime_or_grid_is_set_aside(
+    recording, encoded, tmp_path, caplog, change, kept
+):
+    whole = replay(recording, encoded, encoders={"/nowhere": Sums()}, state=tmp_path / "state").decisions
+    again = replay(recording, encoded, encoders={"/nowhere": Sums(**change)}, state=tmp_path / "state").decisions
+    assert (again > whole) if kept else (again == whole)  # one that goes on has nothing to learn
+    assert ("of another encoder, runtime or setting" in caplog.text) is not kept
+    assert len([*(tmp_path / "state" / "streams").glob("*.unusable")]) == (0 if kept else 3)
 
 
 def test_a_state_holds_no_unsent_messages_afterwards(recording, configuration, tmp_path):

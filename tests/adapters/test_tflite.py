@@ -4,6 +4,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import zipfile
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from agent.adapters import tflite
 from agent.adapters.tflite import (
     TfliteEncoder,
     TfliteModel,
@@ -134,9 +136,16 @@ def test_embeddings_are_those_of_the_network_before_it_was_quantized(encoders, r
 
 @settings(max_examples=50)
 @given(arrays(np.float32, (2, 64, 2), elements=st.floats(-100, 100, width=32)))
-def test_all_runtimes_agree_within_one_step_of_the_output(encoders, given):
+def test_runtimes_never_differ_by_more_than_a_few_steps_of_the_output(encoders, given):
     found = [encoder.encode(given) for encoder in encoders.values()]
-    assert np.abs(found[0] - found[-1]).max() <= 1.001 * OUTPUT.scale
+    assert np.abs(found[0] - found[-1]).max() <= 4.001 * OUTPUT.scale  # of 2.7 million windows, two differed by 3
+
+
+def test_all_runtimes_agree_within_one_step_of_the_output_but_for_a_few_values(encoders):
+    found = [encoder.encode(windows(5000)) for encoder in encoders.values()]
+    steps = np.rint(np.abs(found[0] - found[-1]) / OUTPUT.scale)
+    assert (steps > 0).mean() < 0.05
+    assert (steps > 1).mean() < 0.001
 
 
 @every_runtime
@@ -307,17 +316,59 @@ def test_variants_of_one_bundle_say_nearly_the_same():
         assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.97
 
 
-def test_an_encoder_of_pictures_is_refused_for_a_stream_of_readings():
-    with pytest.raises(
-        BundleError, match=r"expected an encoder of sensor windows .*, found kind 'image' with block_10 "
-    ):
-        load_encoder(PICTURES)
+@every_runtime
+def test_any_number_of_pictures_becomes_maps_as_one_by_one(runtime):
+    model = TfliteModel(PICTURES, PICTURES.manifest.variants[0], runtime)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
+    assert [one.shape for one in model.run(pictures[:0])] == [(0, 14, 14, 112), (0, 7, 7, 192)]
+    one_by_one = [model.run(pictures[i : i + 1]) for i in range(3)]
+    for whole, parts in zip(model.run(pictures), zip(*one_by_one, strict=True), strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@every_runtime
+@pytest.mark.parametrize("variant", PICTURES.manifest.variants, ids=lambda variant: variant.precision)
+def test_maps_are_whole_steps_only_where_the_model_is_all_int8(runtime, variant):
+    model = TfliteModel(PICTURES, variant, runtime)
+    assert model.quantized is (variant.precision == "int8")
+    found = model.run(np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8))
+    for output, grid in zip(found, variant.outputs, strict=True):
+        steps = output / grid.scale
+        assert bool(np.abs(steps - np.rint(steps)).max() < 1e-3) is model.quantized
+
+
+@pytest.mark.parametrize("runtime", [None, *available_runtimes()])
+def test_an_encoder_of_pictures_is_refused_for_a_stream_of_readings(runtime):
+    with pytest.raises(BundleError) as caught:
+        load_encoder(PICTURES, runtime)
+    assert str(caught.value) == (
+        f"{PICTURES.path}: expected an encoder of sensor windows with one embedding, found kind 'image' with "
+        "block_10 [14, 14, 112], block_14 [7, 7, 192]; choose another encoder for this stream"
+    )
+
+
+@pytest.mark.parametrize("outputs", [2 * [Tensor("embedding", [32])], [Tensor("embedding", [8, 4])]])
+def test_a_sensor_encoder_of_several_embeddings_or_of_maps_is_refused_for_a_stream(tmp_path, outputs):
+    with pytest.raises(BundleError, match=r"with one embedding, found kind 'sensor' with embedding \["):
+        load_encoder(bundle_of(tmp_path, outputs=outputs))
+
+
+@every_runtime
+@pytest.mark.parametrize("top", ["", "sensor-small/"])
+def test_an_encoder_is_loaded_from_a_zip_as_from_its_folder(encoders, tmp_path, monkeypatch, runtime, top):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in SHIPPED.path.iterdir():
+            archive.write(file, f"{top}{file.name}")
+    monkeypatch.chdir(tmp_path)
+    encoder = load_encoder(find_bundle("./x.zip"), runtime)
+    assert (encoder.name, encoder.digest) == ("sensor-small", VARIANT.sha256)
+    np.testing.assert_array_equal(encoder.encode(windows(40)), encoders[runtime].encode(windows(40)))
 
 
 @every_runtime
 def test_a_variant_runs_only_where_it_was_proven_unless_both_are_named(tmp_path, runtime):
     bundle = bundle_of(tmp_path, variant={"runtimes": [runtime]})
-    assert {name for name, _ in candidates(bundle)} == {runtime}
+    assert candidates(bundle) == [(runtime, *bundle.manifest.variants)]
     assert load_encoder(bundle).runtime.startswith(f"{runtime} ")
     for other in {*available_runtimes()} - {runtime}:
         with pytest.raises(
@@ -330,3 +381,70 @@ def test_a_variant_runs_only_where_it_was_proven_unless_both_are_named(tmp_path,
 def test_a_bundle_for_none_of_the_installed_runtimes_is_an_error_that_says_for_which_it_is(tmp_path):
     with pytest.raises(BundleError, match="found variants for microcontroller; pip install one of these"):
         load_encoder(bundle_of(tmp_path, variant={"runtimes": ["microcontroller"]}))
+
+
+def named(pairs):
+    return [(runtime, variant.precision) for runtime, variant in pairs]
+
+
+def test_every_variant_may_run_on_every_runtime_it_was_proven_on_and_each_can_be_named():
+    assert named(candidates(PICTURES)) == [
+        (runtime, precision) for runtime in available_runtimes() for precision in ("int8", "int8-weights")
+    ]
+    second = PICTURES.manifest.variants[1].file
+    assert named(candidates(PICTURES, file=second)) == [(one, "int8-weights") for one in available_runtimes()]
+    for runtime in available_runtimes():
+        assert named(candidates(PICTURES, runtime)) == [(runtime, "int8"), (runtime, "int8-weights")]
+        assert named(candidates(PICTURES, runtime, second)) == [(runtime, "int8-weights")]
+    assert candidates(PICTURES, "microcontroller") == candidates(PICTURES, file="no.tflite") == []
+
+
+def two_variants(folder, model=MODEL, **second):
+    """Return a bundle with a second variant beside the shipped one, of the same model with some bytes behind it."""
+    (folder / VARIANT.file).write_bytes(MODEL)
+    content = model + bytes(16)
+    (folder / "other.tflite").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    other = msgspec.structs.replace(VARIANT, file="other.tflite", sha256=digest, **second)
+    return Bundle(folder, msgspec.structs.replace(SHIPPED.manifest, variants=[VARIANT, other]))
+
+
+@every_runtime
+def test_a_named_variant_is_taken_even_if_slower(tmp_path, runtime):
+    bundle = two_variants(tmp_path)
+    for variant in bundle.manifest.variants:
+        found = load_encoder(bundle, runtime, variant.file)
+        assert (found.file, found.digest) == (variant.file, variant.sha256)
+        assert found.runtime.startswith(f"{runtime} ")
+        assert load_encoder(bundle, file=variant.file).file == variant.file
+
+
+def test_only_what_was_proven_here_is_timed_and_the_fastest_of_it_is_taken(tmp_path, monkeypatch):
+    last = available_runtimes()[-1]
+    bundle = two_variants(tmp_path, runtimes=[last, "microcontroller"])
+    timed = []
+
+    def seconds(encoder):
+        timed.append((encoder.runtime.split()[0], encoder.file))
+        return 1.0 / len(timed)  # the last of them is the fastest
+
+    monkeypatch.setattr(tflite, "seconds_per_window", seconds)
+    assert load_encoder(bundle).file == "other.tflite"
+    assert timed == [(runtime, VARIANT.file) for runtime in available_runtimes()] + [(last, "other.tflite")]
+
+
+def test_nothing_is_timed_where_there_is_nothing_to_choose(tmp_path, monkeypatch):
+    monkeypatch.setattr(tflite, "seconds_per_window", None)
+    bundle = two_variants(tmp_path, runtimes=["microcontroller"])
+    runtime = available_runtimes()[0]
+    assert load_encoder(bundle, runtime).file == VARIANT.file
+    assert load_encoder(bundle, runtime, "other.tflite").file == "other.tflite"
+
+
+def test_a_variant_that_cannot_be_loaded_leaves_the_choice_to_the_others(tmp_path):
+    bundle = two_variants(tmp_path, with_operator_version(99))
+    assert load_encoder(bundle).file == VARIANT.file
+    with pytest.raises(
+        BundleError, match=rf"^{tmp_path}/other\.tflite: the operator FULLY_CONNECTED version 99 is not"
+    ):
+        load_encoder(bundle, file="other.tflite")
