@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -86,7 +88,7 @@ def load_bundle(path: Path) -> Bundle:
     where = path / MANIFEST
     try:
         raw = _content(path, MANIFEST)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # a path may hold what no path can hold
+    except (OSError, ValueError) as error:  # a path may hold what no path can hold
         raise BundleError(
             f"{where}: expected an encoder bundle's manifest, found none "
             f"({getattr(error, 'strerror', None) or error}); installed: {', '.join(_installed())}"
@@ -140,7 +142,7 @@ def _checked(bundle: Bundle, name: str, sha256: str, what: str) -> bytes:
         raise BundleError(f"{bundle.path}: {what} must lie in the bundle itself, found {name!r}")
     try:
         content = _content(bundle.path, name)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(
             f"{where}: expected {what}, found none ({getattr(error, 'strerror', None) or error}); "
             "install the bundle again"
@@ -155,20 +157,23 @@ def _checked(bundle: Bundle, name: str, sha256: str, what: str) -> bytes:
 
 
 def _content(path: Path, name: str) -> bytes:
-    """Return what a file of a folder or a zip holds. A zip may have the folder itself at its top."""
+    """Return what a file of a folder or a zip holds. Raises OSError, or ValueError where that cannot be told."""
     if not path.is_file():
         return (path / name).read_bytes()
     try:
         return _of_zip(path, name)
-    except (zlib.error, RuntimeError, NotImplementedError, EOFError) as error:  # damaged, encrypted, of another method
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:  # damaged, encrypted, of another method
         raise ValueError(str(error)) from error
 
 
 def _of_zip(path: Path, name: str) -> bytes:
+    """Return what a file of a zip holds; the zip may have the folder itself at its top."""
     with zipfile.ZipFile(path) as archive:
         inside = {PurePosixPath(entry.filename): entry for entry in archive.infolist() if not entry.is_dir()}
         tops = [top.parent for top in inside if top.name == MANIFEST and len(top.parts) <= 2]  # noqa: PLR2004  one folder
-        entry = inside[tops[0] / name if tops else PurePosixPath(name)]
+        entry = inside.get(tops[0] / name if tops else PurePosixPath(name))
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         if entry.file_size > MAX_FILE_BYTES:
             raise ValueError(f"{entry.file_size} bytes, more than {MAX_FILE_BYTES}")
         if entry.compress_type not in _PACKED:

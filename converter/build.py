@@ -17,7 +17,7 @@ from torch.nn import functional as nnf
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from agent.adapters.tflite import available_runtimes
+from agent.adapters.tflite import available_runtimes, in_order
 from agent.bundle import MANIFEST, SCHEMA_VERSION, VECTORS, Bundle, Manifest, Quantization, Tensor, Variant, load_bundle
 from agent.core.types import F32
 from converter.archive import write_npz
@@ -72,8 +72,7 @@ def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[s
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=4 + len(about.precisions), desc=about.name, unit="step", bar_format=_BAR) as bar,
     ):
-        bundle = _Draft(about, network, samples, Path(folder), bar)
-        built = bundle.complete(gates)
+        built = _Draft(about, network, samples, Path(folder), bar).complete(gates)
         _replace(out, Path(folder))
     return Built(load_bundle(out), built.choices, built.uncovered)
 
@@ -134,10 +133,11 @@ class _Draft:
             variant, found = self._prove(precision, runtimes, gates)
             verdicts += found
             passing = [name for name, one in zip(runtimes, found, strict=True) if one.passes]
-            refused = [name for name in runtimes if name not in passing]
-            for name, one in zip(runtimes, found, strict=True):
-                if name in refused:
-                    choices.append(f"{precision} is not for {name}: {'; '.join(one.failures)}")
+            choices += [
+                f"{precision} is not for {name}: {'; '.join(one.failures)}"
+                for name, one in zip(runtimes, found, strict=True)
+                if not one.passes
+            ]
             if passing:
                 kept.append(msgspec.structs.replace(variant, runtimes=passing))
                 uncovered_runtimes -= set(passing)
@@ -151,7 +151,7 @@ class _Draft:
                 f"written: {' / '.join(choices)}; give more diverse representative data, or other bounds with --gate"
             )
         manifest = self._manifest(kept)
-        (self._folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        (self._folder / MANIFEST).write_bytes(as_json(manifest))
         bundle = Bundle(self._folder, manifest)
         told = report(bundle, verdicts)
         told |= {"choices": choices, "ranges_not_covered": self._uncovered}
@@ -267,8 +267,8 @@ def _quantization(content: bytes, batch: int) -> tuple[Quantization, list[Quanti
     runner = Interpreter(model_content=content).get_signature_runner(f"batch_{batch}")
     outputs = runner.get_output_details()
     (given,) = runner.get_input_details().values()
-    ordered = [outputs[name] for name in sorted(outputs, key=lambda name: (len(name), name))]
-    made = [Quantization(float(d["quantization"][0]), int(d["quantization"][1])) for d in (given, *ordered)]
+    details = [given, *(outputs[name] for name in in_order(outputs))]
+    made = [Quantization(float(d["quantization"][0]), int(d["quantization"][1])) for d in details]
     return made[0], made[1:]
 
 

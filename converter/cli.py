@@ -14,6 +14,7 @@ import msgspec
 from agent.bundle import find_bundle
 from agent.errors import RedshankError
 from converter.gates import GATES, GateError, with_bounds
+from converter.quantize import PRECISIONS
 
 if TYPE_CHECKING:
     from converter.build import Built
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--precision",
             action="append",
-            choices=["int8", "int8-dynamic", "int8-weights", "float16", "float32"],
+            choices=PRECISIONS,
             help="a variant that is wanted; may be given several times; default: the recipe's",
         )
     verify = commands.add_parser(
@@ -237,9 +238,10 @@ def _found(name: str) -> Any:
 def _inspect(options: argparse.Namespace) -> int:
     from agent.bundle import read_model  # noqa: PLC0415  as above
     from converter.operators import oldest_runtime, operators_of, required  # noqa: PLC0415  as above
+    from converter.verify import as_json  # noqa: PLC0415  as above
 
     bundle = _found(options.bundle)
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(bundle.manifest), indent=2).decode() + "\n")
+    sys.stdout.write(as_json(bundle.manifest).decode())
     for variant in bundle.manifest.variants:
         operators = operators_of(read_model(bundle, variant))
         sys.stdout.write(f"\n{variant.file} ({variant.precision}), for {', '.join(variant.runtimes)}\n")

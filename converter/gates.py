@@ -28,8 +28,13 @@ class Gate(msgspec.Struct, frozen=True):
         """Tell whether a value keeps the bound; what is not a number does not."""
         return value >= self.bound if self.at_least else value <= self.bound
 
+    @property
+    def sign(self) -> str:
+        """Return the bound's sign."""
+        return ">=" if self.at_least else "<="
+
     def __str__(self) -> str:
-        return f"{self.figure} {'>=' if self.at_least else '<='} {self.bound:g}"
+        return f"{self.figure} {self.sign} {self.bound:g}"
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -37,12 +42,11 @@ class Result(msgspec.Struct, frozen=True):
 
     gate: Gate
     rows: str
-    value: float | None
+    value: float
     passes: bool
 
     def __str__(self) -> str:
-        found = "unknown" if self.value is None else f"{self.value:.5g}"
-        return f"{self.rows + ' ' if self.rows else ''}{self.gate}, found {found}"
+        return f"{self.rows + ' ' if self.rows else ''}{self.gate}, found {self.value:.5g}"
 
 
 def _at_least(figure: str, bound: float, meaning: str) -> Gate:

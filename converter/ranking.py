@@ -22,7 +22,7 @@ NEIGHBOURS: Final = 5
 PATCHES: Final = 4  # of each picture; they are many
 TAIL: Final = 0.01  # the share of inputs whose p-values must not move
 LEAST_TAIL: Final = 5  # inputs in it, where there are few
-_REACH: Final = 0.1
+_REACH: Final = 0.1  # p-values are followed to this over the number of references
 _TINY: Final = 1e-12
 
 

@@ -5,7 +5,6 @@ Needs only what the agent needs.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from agent.adapters.tflite import TfliteModel, candidates
+from agent.adapters.tflite import TfliteModel, candidates, levels_of, no_variant
 from agent.bundle import Bundle, Quantization, Variant, read_model
 from agent.core.types import F32, F64
 from agent.errors import BundleError
@@ -70,10 +69,7 @@ def verify(bundle: Bundle, gates: dict[str, Gate], *, timed: bool, runtime: str 
     held_out = read_vectors(bundle)
     pairs = candidates(bundle, runtime)
     if not pairs:
-        raise BundleError(
-            f"{bundle.path}: expected a variant for {runtime or 'a runtime installed here'}, found variants for "
-            f"{', '.join(sorted({one for variant in bundle.manifest.variants for one in variant.runtimes}))}"
-        )
+        raise no_variant(bundle, runtime or "a runtime installed here")
     for name, variant in pairs:
         yield judge(bundle, variant, name, held_out, gates, timed=timed)
 
@@ -91,15 +87,12 @@ def judge(
     measured = Measured(rows={}, size_mb=len(content) / _MEGA, operators_missing=float(len(missing)))
     try:
         model = TfliteModel(bundle, variant, runtime)
-    except BundleError as error:
-        results = apply(gates, measured)
-        return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=str(error))
-    try:
         outputs = model.run(held_out.inputs)
-    except (ValueError, RuntimeError) as error:  # some faults are found only when a model runs
-        error_text = f"{bundle.path / variant.file}: {model.runtime} cannot run this model: {error}"
+    except (BundleError, ValueError, RuntimeError) as error:  # some faults are found only when a model runs
+        loaded = isinstance(error, BundleError)
+        text = str(error) if loaded else f"{bundle.path / variant.file}: {runtime} cannot run this model: {error}"
         results = apply(gates, measured)
-        return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=error_text)
+        return Verdict(**about, runtime=runtime, measured=measured, results=results, scores={}, error=text)
     if not model.quantized:  # the agent keeps embeddings on this grid
         outputs = [
             _on_grid(one, grid) if one.ndim == 2 else one  # noqa: PLR2004  an embedding
@@ -129,8 +122,7 @@ def judge(
 
 
 def _on_grid(output: F32, grid: Quantization) -> F32:
-    levels = np.clip(np.rint(output / np.float32(grid.scale)) + grid.zero_point, -128, 127)
-    return np.asarray((levels - grid.zero_point) * np.float32(grid.scale), np.float32)
+    return np.asarray((levels_of(output, grid).astype(np.float32) - grid.zero_point) * np.float32(grid.scale))
 
 
 def _flat(held_out: HeldOut, name: str, found: F32) -> tuple[F32, F32, Population]:
@@ -192,16 +184,15 @@ def lines(verdict: Verdict) -> Iterator[str]:
     for result in verdict.results:
         mark = "ok  " if result.passes else "FAIL"
         place = f"{result.rows} {result.gate.figure}".strip()
-        sign = ">=" if result.gate.at_least else "<="
-        yield f"  {mark} {place:<32} {_figure(result.value):>10} {sign} {result.gate.bound:g}"
+        yield f"  {mark} {place:<32} {_figure(result.value):>10} {result.gate.sign} {result.gate.bound:g}"
     versions = ", ".join(f"{one.name} {one.version}" for one in verdict.operators)
     yield f"  operators: {versions}; oldest runtime: {verdict.oldest_runtime}"
 
 
-def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"  # noqa: PLR2004  digits
+def _figure(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"  # noqa: PLR2004  digits
 
 
 def as_json(value: Any) -> bytes:
     """Return indented JSON that ends with a new line."""
-    return json.dumps(value, indent=2).encode() + b"\n"
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.bundle import Bundle, Variant, read_model
+from agent.bundle import Bundle, Quantization, Variant, read_model
 from agent.core.types import F32
 from agent.errors import BundleError
 
@@ -94,7 +95,7 @@ class TfliteModel:
     def _io_names(self, where: str, batch: int, runner: Any) -> tuple[str, list[str]]:
         """Return the names of a signature's input and outputs, in the manifest's order. Raises BundleError."""
         inputs, outputs = runner.get_input_details(), runner.get_output_details()
-        names = sorted(outputs, key=lambda name: (len(name), name))  # output_2 before output_10
+        names = in_order(outputs)
         kinds = {np.dtype(outputs[name]["dtype"]) for name in names}
         self.quantized = kinds == {np.dtype(np.int8)}
         buffer = self._buffers[batch]
@@ -113,9 +114,7 @@ class TfliteModel:
         """Return inputs as the model takes them, same shape: int8, or float32."""
         if self._input is None:
             return inputs.astype(np.float32, copy=False)
-        scaled = np.rint(inputs / np.float32(self._input.scale))
-        scaled += self._input.zero_point
-        return np.clip(scaled, -128, 127, out=scaled).astype(np.int8)
+        return levels_of(inputs, self._input)
 
     def run(self, inputs: Inputs) -> list[F32]:
         """Return each output, float32 [n, *shape], for float32 or uint8 [n, *input shape], in order; any n >= 0.
@@ -193,15 +192,7 @@ def load_encoder(
         except BundleError as error:
             errors.append(error)
     if not loaded:
-        proven = sorted({one for variant in bundle.manifest.variants for one in variant.runtimes})
-        raise (
-            errors[0]
-            if errors
-            else BundleError(
-                f"{bundle.path}: expected a variant for {runtime or ' or '.join(available)}, found variants for "
-                f"{', '.join(proven)}; pip install one of these, or convert the model for this one"
-            )
-        )
+        raise errors[0] if errors else no_variant(bundle, runtime or " or ".join(available))
     return min(loaded, key=seconds_per_window) if len(loaded) > 1 else loaded[0]
 
 
@@ -214,6 +205,27 @@ def candidates(bundle: Bundle, runtime: str | None = None, file: str | None = No
         for variant in bundle.manifest.variants
         if file in (None, variant.file) and (name in variant.runtimes or None not in (runtime, file))
     ]
+
+
+def no_variant(bundle: Bundle, wanted: str) -> BundleError:
+    """Return the error of a bundle that has nothing for the runtime that is wanted."""
+    proven = sorted({one for variant in bundle.manifest.variants for one in variant.runtimes})
+    return BundleError(
+        f"{bundle.path}: expected a variant for {wanted}, found variants for {', '.join(proven)}; "
+        "pip install one of these, or convert the model for this one"
+    )
+
+
+def in_order(outputs: Iterable[str]) -> list[str]:
+    """Return the names of a signature's outputs in the order of the network's: output_2 before output_10."""
+    return sorted(outputs, key=lambda name: (len(name), name))
+
+
+def levels_of(values: Inputs, grid: Quantization) -> npt.NDArray[np.int8]:
+    """Return values on an int8 grid, same shape."""
+    levels = np.rint(values / np.float32(grid.scale))
+    levels += grid.zero_point
+    return np.clip(levels, -128, 127, out=levels).astype(np.int8)
 
 
 def seconds_per_window(encoder: TfliteEncoder) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agent.core.types import F64, Bools, Mode
+from converter.ranking import area_under_curve
 from tests.benchmarks.detection.drive import Driver
 from tests.benchmarks.detection.encoders import BenchmarkEncoder
 from tests.benchmarks.detection.recordings import Table, read_table
@@ -73,10 +74,3 @@ def best_f1(scores: F64, labels: Bools) -> dict[str, float]:
         "threshold": float(scores[order][best]),
         "auc": area_under_curve(scores, labels),
     }
-
-
-def area_under_curve(scores: F64, labels: Bools) -> float:
-    """Return how often a faulty row scores higher than a normal one; ties count half."""
-    normal = np.sort(scores[~labels])
-    below = np.searchsorted(normal, scores[labels], "left") + np.searchsorted(normal, scores[labels], "right")
-    return float(below.mean() / (2 * len(normal)))
