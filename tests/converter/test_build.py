@@ -118,10 +118,18 @@ def test_every_recipe_converts_quantizes_and_loads_in_both_runtimes_with_the_num
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_says_in_its_manifest_what_it_is(built, name):
+def test_every_recipe_says_in_its_manifest_what_it_is(built, weights, name):
     recipe, manifest = RECIPES[name], built(name).manifest
-    for field in ("name", "kind", "preprocessing", "licence"):
+    for field in ("name", "kind", "preprocessing"):
         assert getattr(manifest, field) == getattr(recipe, field)
+    about = (built(name).path / "PROVENANCE.md").read_text()
+    if name in weights:  # nothing is claimed of weights that are not the recipe's own
+        assert manifest.licence == "not stated"
+        assert hashlib.sha256(weights[name].read_bytes()).hexdigest() in about
+        assert recipe.provenance not in about
+    else:
+        assert manifest.licence == recipe.licence
+        assert recipe.provenance in about
     assert [one.name for one in manifest.outputs] == list(recipe.outputs)
     assert manifest.features == list(recipe.features)
     for variant in manifest.variants:
