@@ -26,7 +26,7 @@ from converter.quantize import PRECISIONS, FloatModel, Ranges, quiet, uncovered
 from converter.ranking import rows_of
 from converter.representative import Samples
 from converter.sources import SourceError
-from converter.vectors import HeldOut, positions_of
+from converter.vectors import LABELS, HeldOut, labels_of, positions_of
 from converter.verify import Verdict, as_json, judge, report
 
 PROVENANCE: Final = "PROVENANCE.md"
@@ -99,7 +99,7 @@ class _Draft:
         positions = positions_of(len(samples.inputs))
         half = {name: one.astype(np.float16) for name, one in rows_of(outputs, positions).items()}
         rows = {name: one.astype(np.float32) for name, one in half.items()}  # as they will be read
-        self._held_out = HeldOut(samples.inputs, samples.population, positions, rows)
+        self._held_out = HeldOut(samples.inputs, samples.population, positions, rows, labels_of(samples.stored))
         self._grids = [_grid(one) for one in outputs]
         self._step("conversion")
         self._model = FloatModel(network, about.shape, about.batches)
@@ -154,6 +154,8 @@ class _Draft:
         (self._folder / MANIFEST).write_bytes(as_json(manifest))
         bundle = Bundle(self._folder, manifest)
         told = report(bundle, verdicts)
+        if LABELS not in self._samples.stored:  # PROVENANCE.md tells of those that are made
+            del told["labels"]
         told |= {"choices": choices, "ranges_not_covered": self._uncovered}
         (self._folder / REPORT).write_bytes(as_json(told))
         return Built(bundle, choices, self._uncovered)

@@ -48,7 +48,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--representative", type=Path, metavar="PATH", help="folder of pictures, or a recording (.jsonl, .csv)"
         )
-        command.add_argument("--config", type=Path, help="the configuration that the recording belongs to")
+        command.add_argument(
+            "--anomalous", type=Path, metavar="PATH", help="the same of what is anomalous: labels of your own"
+        )
+        command.add_argument("--config", type=Path, help="the configuration that the recordings belong to")
         command.add_argument("--stream", help="the stream that a CSV recording belongs to")
         command.add_argument(
             "--precision",
@@ -171,18 +174,25 @@ def _module(options: argparse.Namespace) -> int:
 def _samples(options: argparse.Namespace, kind: str, shape: tuple[int, ...]) -> Samples:
     from converter import representative  # noqa: PLC0415  with the rest
 
-    given = options.representative
+    given, anomalous = options.representative, options.anomalous
+    for option, path in (("--representative", given), ("--anomalous", anomalous)):
+        if path is not None:
+            representative.check_kind(option, path, kind)
+    if anomalous is not None and given is None:
+        raise representative.RepresentativeError(
+            f"{anomalous}: expected --representative PATH beside it with what is normal there, found none"
+        )
     if kind == "image":
         if given is None:
             return representative.packaged_pictures(shape[0])
-        return representative.pictures_of(given, shape[0])
+        return representative.pictures_of(given, shape[0], anomalous)
     if given is None:
         return representative.generated_windows(shape[0])
     if options.config is None:
         raise representative.RepresentativeError(
             f"{given}: expected --config FILE with the configuration that it was recorded with, found none"
         )
-    return representative.recorded_windows(given, options.config, shape, options.stream)
+    return representative.recorded_windows(given, options.config, shape, options.stream, anomalous)
 
 
 def _told(built: Built) -> int:

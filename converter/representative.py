@@ -6,6 +6,9 @@ Never random pictures: int8 ranges taken from them ruin the statistics over spac
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,15 +16,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from agent.core.types import F32, I64
+from agent.core.types import F32, I64, Bools
 from agent.errors import RedshankError
 from converter.ranking import Population
-from converter.vectors import I16, MARGIN, U8, packed, variations, vary
+from converter.vectors import I16, LABELS, MARGIN, U8, packed, variations, vary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from agent.adapters.tflite import Inputs
+    from agent.config import Configuration
 
 HELD_OUT: Final = 240  # windows
 HELD_OUT_PICTURES: Final = 192  # made of those kept
@@ -30,6 +34,7 @@ PICTURES: Final = 40  # for the ranges: 24 to 40 diverse ones are enough
 LEAST_PICTURES: Final = 24
 KEPT_PICTURES: Final = 8  # held out
 REFERENCES, NORMAL, ODD = 36, 12, 12  # inputs of each generated stream
+LEAST_ODD = ODD  # windows that a user gives as anomalous
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS: Final = 100_000_000
 _KINDS: Final = ", ".join(sorted(SUFFIXES))
@@ -68,6 +73,17 @@ class Samples(msgspec.Struct, frozen=True):
     about: str
 
 
+def check_kind(option: str, path: Path, kind: str) -> None:
+    """Raise RepresentativeError unless a user gave a folder to an encoder of pictures, a file to one of sensors."""
+    if path.is_dir() if kind == "image" else path.is_file():
+        return
+    wanted = "a folder of pictures" if kind == "image" else "a recording (.jsonl, .csv)"
+    found = "a folder" if path.is_dir() else "a file" if path.exists() else "nothing there"
+    raise RepresentativeError(
+        f"{path}: expected {wanted} for an encoder of kind {kind!r}, found {found}; give one with {option}"
+    )
+
+
 def generated_windows(length: int) -> Samples:
     """Return windows of generated streams; of those held out some are reference, some new, some anomalous.
 
@@ -98,20 +114,21 @@ def generated_windows(length: int) -> Samples:
     return _windows(representative, np.concatenate(inputs), population, "generated streams")
 
 
-def recorded_windows(recording: Path, configuration: Path, shape: tuple[int, ...], stream: str | None) -> Samples:
+def recorded_windows(
+    recording: Path, configuration: Path, shape: tuple[int, ...], stream: str | None, anomalous: Path | None = None
+) -> Samples:
     """Return windows of a recording as the agent would cut them: the earlier ones for ranges, the later ones held out.
 
-    Raises RecordingError, ConfigurationError, or RepresentativeError where it is too short.
+    Those of the recording `anomalous` are held out too, labelled so; they are cut as if it came after the other one.
+    Raises RecordingError, ConfigurationError, or RepresentativeError where one of the two is too short.
     """
     from agent.config import load_configuration  # noqa: PLC0415  only for this source
-    from agent.replay import replay  # noqa: PLC0415  as above
 
-    capture = _Capture(*shape)
     settings = load_configuration(configuration)
     streams = [msgspec.structs.replace(one, encoder="capture") for one in settings.streams]
     settings = msgspec.structs.replace(settings, streams=streams)
-    replay(recording, settings, stream=stream, encoders={"capture": capture})
-    windows = capture.windows()
+    given = [recording] if anomalous is None else [recording, anomalous]
+    windows, *more = _cut(given, settings, shape, stream)
     split = len(windows) * 2 // 3
     later = windows[split:]
     if len(later) < HELD_OUT:
@@ -120,9 +137,59 @@ def recorded_windows(recording: Path, configuration: Path, shape: tuple[int, ...
             "record for longer, or lower reference.warm_up in the configuration"
         )
     later, earlier = later[_spread(len(later), HELD_OUT)], windows[:split][_spread(split, REPRESENTATIVE)]
-    alike = np.zeros(HELD_OUT, np.int64)
-    population = Population(alike, np.arange(HELD_OUT) % 5 < 3, alike.astype(np.bool_))  # noqa: PLR2004  three fifths
-    return _windows(earlier, later, population, f"{recording.name}, {len(windows)} windows")
+    about = f"{recording.name}, {len(windows)} windows"
+    reference = np.arange(HELD_OUT) % 5 < 3  # noqa: PLR2004  three fifths
+    if anomalous is None:
+        return _windows(earlier, later, _population(reference, 0), about)
+    (odd,) = more
+    if len(odd) < LEAST_ODD:
+        raise RepresentativeError(
+            f"{anomalous}: expected at least {LEAST_ODD} windows of {shape[0]} anomalous readings, found {len(odd)}; "
+            f"give a longer recording, of the topics and channels of {recording.name}"
+        )
+    odd = odd[_spread(len(odd), _EPISODES * ODD)]
+    held_out = np.concatenate([later, odd])
+    return _windows(earlier, held_out, _population(reference, len(odd)), about, _given(anomalous, len(odd), "windows"))
+
+
+def _population(reference: Bools, odd: int) -> Population:
+    """Return what one stream's inputs are: references and new ones, then so many anomalous ones."""
+    place = np.arange(len(reference) + odd)
+    return Population(
+        np.zeros(len(place), np.int64), np.append(reference, np.zeros(odd, np.bool_)), place >= len(reference)
+    )
+
+
+def _given(path: Path, count: int, what: str) -> str:
+    return f"given by the user from {path.name}: {count} {what}"
+
+
+def _cut(recordings: list[Path], settings: Configuration, shape: tuple[int, ...], stream: str | None) -> list[F32]:
+    """Return the windows of each recording, float32 [windows, *shape], by an agent to which one comes after the other.
+
+    So the later ones are scaled by what is usual in the earlier ones; no window reaches from one into the next.
+    """
+    from agent.adapters.store import Store  # noqa: PLC0415  only for this source
+    from agent.pipeline import stream_name, wildcard_parts  # noqa: PLC0415  as above
+    from agent.replay import replay  # noqa: PLC0415  as above
+
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        for recording in recordings:
+            capture = _Capture(*shape)
+            replay(recording, settings, stream=stream, encoders={"capture": capture}, state=state)
+            made.append(capture.windows())
+            with closing(Store(state)) as store:
+                for topic, one in itertools.product(store.topics(), settings.streams):
+                    parts = wildcard_parts(one.topic, topic)
+                    name = stream_name(one.name, parts or [])
+                    saved = store.load(name) if parts is not None else None
+                    if saved is not None:
+                        grid = saved["detector"]["grid"]
+                        grid["break_row"] = grid["total_rows"]  # as behind a long gap
+                        store.save(name, saved)
+    return made
 
 
 class _Capture:
@@ -153,18 +220,25 @@ class _Capture:
         return np.stack(self._kept)
 
 
-def _windows(representative: F32, inputs: F32, population: Population, about: str) -> Samples:
+def _windows(representative: F32, inputs: F32, population: Population, about: str, labels: str = "") -> Samples:
     kept = inputs.astype(np.float16)
-    return Samples(representative, kept.astype(np.float32), population, {"inputs": kept} | _of(population), about)
+    stored = {"inputs": kept, **_of(population, labels)}
+    return Samples(representative, kept.astype(np.float32), population, stored, _told(about, labels))
 
 
-def _of(population: Population) -> dict[str, npt.NDArray[Any]]:
+def _of(population: Population, labels: str) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays that are stored of a population; `labels` says where a user's own are from."""
     assert population.odd is not None
     return {
         "stream": population.stream.astype(np.int16),
         "reference": population.reference,
         "odd": population.odd,
+        **({LABELS: np.array(labels)} if labels else {}),
     }
+
+
+def _told(about: str, labels: str) -> str:
+    return f"{about}; labels: {labels}" if labels else about
 
 
 def packaged_pictures(size: int) -> Samples:
@@ -183,14 +257,18 @@ def packaged_pictures(size: int) -> Samples:
     )
 
 
-def pictures_of(folder: Path, size: int) -> Samples:
-    """Return the pictures of a folder and those below it, every third for holding out. Raises RepresentativeError."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if len(paths) < LEAST_PICTURES:
-        raise RepresentativeError(
-            f"{folder}: expected at least {LEAST_PICTURES} pictures ({_KINDS}), found {len(paths)}; "
-            "add some: diverse ones, of what the camera will see"
-        )
+def pictures_of(folder: Path, size: int, anomalous: Path | None = None) -> Samples:
+    """Return the pictures of a folder and those below it, every third for holding out. Raises RepresentativeError.
+
+    Held out too, and labelled so, are some of the folder `anomalous`.
+    """
+    paths = _paths(folder, LEAST_PICTURES, "diverse ones, of what the camera will see")
+    odd, labels = None, ""
+    if anomalous is not None:
+        found = _paths(anomalous, 1, "of what is to be found")
+        some = [found[index] for index in _spread(len(found), KEPT_PICTURES)]
+        odd = np.stack([_part(path, _PARTS[0], size + MARGIN) for path in some])
+        labels = _given(anomalous, len(odd), "pictures")
     thirds, others = paths[::3], [path for index, path in enumerate(paths) if index % 3]
     chosen = [others[index] for index in _spread(len(others), PICTURES)]
     held_out = [thirds[index] for index in _spread(len(thirds), KEPT_PICTURES)]
@@ -199,7 +277,18 @@ def pictures_of(folder: Path, size: int) -> Samples:
         np.stack([_part(path, _PARTS[0], size + MARGIN) for path in held_out]),
         np.zeros(len(held_out), np.int64),
         f"{len(chosen)} pictures of {folder.name}; {len(held_out)} others held out",
+        odd,
+        labels,
     )
+
+
+def _paths(folder: Path, least: int, remedy: str) -> list[Path]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if len(paths) < least:
+        raise RepresentativeError(
+            f"{folder}: expected at least {least} pictures ({_KINDS}), found {len(paths)}; add some: {remedy}"
+        )
+    return paths
 
 
 def _spread(count: int, most: int) -> I64:
@@ -235,8 +324,11 @@ def open_picture(path: Path) -> Image:
         raise RepresentativeError(f"{path}: expected a picture, found something else: {error}; take it out") from error
 
 
-def _pictures(ranges: U8, kept: U8, stream: I64, about: str) -> Samples:
-    """Return samples whose held-out inputs are made of `kept` pictures; `stream` int64 says to which each belongs."""
+def _pictures(ranges: U8, kept: U8, stream: I64, about: str, anomalous: U8 | None = None, labels: str = "") -> Samples:
+    """Return samples whose held-out inputs are made of `kept` pictures; `stream` int64 says to which each belongs.
+
+    Anomalous ones are made of the pictures `anomalous`, else by letting a part of another one shine through.
+    """
     size, streams = kept.shape[1] - MARGIN, np.unique(stream)
     each = HELD_OUT_PICTURES // len(streams)
     references, odd = each // 2, each // 4
@@ -245,12 +337,15 @@ def _pictures(ranges: U8, kept: U8, stream: I64, about: str) -> Samples:
         own = np.flatnonzero(stream == one)
         some = variations(len(own), size, each, odd)
         some[:, 0] = own[some[:, 0]]
-        # What shines through may be of any picture, but not of the same.
-        if len(kept) > 1:
+        if anomalous is not None:  # moved and with noise as the others are, and nothing shines through
+            some[-odd:, 0] = len(kept) + np.arange(odd) % len(anomalous)
+            some[-odd:, 4:] = -1
+        elif len(kept) > 1:  # what shines through may be of any picture, but not of the same
             some[-odd:, 4] = (some[-odd:, 0] + 1 + some[-odd:, 4] % (len(kept) - 1)) % len(kept)
         made.append(some)
     place = np.tile(np.arange(each), len(streams))
     population = Population(np.repeat(streams, each), place < references, place >= each - odd)
     how = np.concatenate(made)
-    stored: dict[str, npt.NDArray[Any]] = {"pictures": packed(kept), "made": how, **_of(population)}
-    return Samples(ranges, vary(kept, how), population, stored, about)
+    kept = kept if anomalous is None else np.concatenate([kept, anomalous])
+    stored: dict[str, npt.NDArray[Any]] = {"pictures": packed(kept), "made": how, **_of(population, labels)}
+    return Samples(ranges, vary(kept, how), population, stored, _told(about, labels))

@@ -24,6 +24,7 @@ U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
 
 LEAST_INPUTS: Final = 64  # fewer held-out inputs say nothing about a ranking
+LABELS: Final = "labels"  # the array that says where labels are from that a user gave
 MARGIN: Final = 32  # pixels by which a kept picture is larger than an input, so that it can be moved
 _GAIN: Final = 100  # brighter or darker by so many thousandths
 _NOISE: Final = 3  # grey levels, either way
@@ -32,13 +33,15 @@ _NOISE: Final = 3  # grey levels, either way
 class HeldOut(msgspec.Struct, frozen=True):
     """Inputs [n, *input shape], what they are, and the float encoder's rows.
 
-    `rows` maps the names of `ranking.rows_of` to float32 [n, ...]; `positions` int64 [n, PATCHES].
+    `rows` maps the names of `ranking.rows_of` to float32 [n, ...]; `positions` int64 [n, PATCHES]; `labels` tells
+    where those of the anomalous ones are from.
     """
 
     inputs: Inputs
     population: Population
     positions: I64
     rows: dict[str, F32]
+    labels: str
 
 
 def positions_of(count: int) -> I64:
@@ -100,6 +103,15 @@ def unpacked(differences: U8) -> U8:
     return np.ascontiguousarray(np.stack([red + green, green, blue + green], axis=-1))
 
 
+def labels_of(arrays: dict[str, npt.NDArray[Any]]) -> str:
+    """Return where the labels are from, in words."""
+    if LABELS in arrays:
+        return str(arrays[LABELS])
+    if not arrays["odd"].any():
+        return "none"
+    return "patches pasted into pictures" if "pictures" in arrays else "made by the generator"
+
+
 def _floats(arrays: dict[str, npt.NDArray[Any]]) -> F32:
     return arrays["inputs"].astype(np.float32)
 
@@ -116,6 +128,7 @@ def read_vectors(bundle: Bundle) -> HeldOut:
             population=Population(arrays["stream"].astype(np.int64), arrays["reference"], arrays["odd"]),
             positions=positions_of(len(inputs)),
             rows={name[5:]: array.astype(np.float32) for name, array in arrays.items() if name.startswith("rows.")},
+            labels=labels_of(arrays),
         )
     except (OSError, ValueError, KeyError, IndexError, EOFError) as error:
         raise BundleError(

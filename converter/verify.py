@@ -51,6 +51,7 @@ class Verdict(msgspec.Struct, frozen=True):
     measured: Measured
     results: list[Result]
     scores: dict[str, tuple[F64, F64]]
+    labels: str  # where they are from, by which anomalies are told from the rest
     error: str | None = None
 
     @property
@@ -82,7 +83,7 @@ def judge(
     operators = operators_of(content)
     needed = sorted({*operators, *required(variant.precision)})
     about: dict[str, Any] = {"file": variant.file, "precision": variant.precision, "operators": operators}
-    about["oldest_runtime"] = oldest_runtime(needed)
+    about |= {"oldest_runtime": oldest_runtime(needed), "labels": held_out.labels}
     missing = too_new(needed) if runtime == LAST_OF_ITS_KIND else []
     measured = Measured(rows={}, size_mb=len(content) / _MEGA, operators_missing=float(len(missing)))
     try:
@@ -167,7 +168,7 @@ def report(bundle: Bundle, verdicts: list[Verdict]) -> dict[str, Any]:
         found: dict[str, Any] = {"passes": verdict.passes, "failures": verdict.failures}
         found |= msgspec.json.decode(msgspec.json.encode(verdict.measured))
         entry["runtimes"][verdict.runtime] = _rounded(found)
-    return {"bundle": bundle.manifest.name, "variants": variants}
+    return {"bundle": bundle.manifest.name, "labels": verdicts[0].labels, "variants": variants}
 
 
 def _rounded(value: Any) -> Any:
@@ -186,6 +187,7 @@ def lines(verdict: Verdict) -> Iterator[str]:
         place = f"{result.rows} {result.gate.figure}".strip()
         yield f"  {mark} {place:<32} {_figure(result.value):>10} {result.gate.sign} {result.gate.bound:g}"
     versions = ", ".join(f"{one.name} {one.version}" for one in verdict.operators)
+    yield f"  labels: {verdict.labels}"
     yield f"  operators: {versions}; oldest runtime: {verdict.oldest_runtime}"
 
 

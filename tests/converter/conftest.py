@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Read when numpy and torch are loaded, here and in what is started from here. Where something else is busy too, threads
+# that wait for one another take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import msgspec
 import numpy as np
 import pytest

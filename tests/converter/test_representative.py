@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import random
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agent.bundle import load_bundle
 from converter import representative
+from converter.cli import main
 from converter.representative import (
     HELD_OUT,
     HELD_OUT_PICTURES,
@@ -19,6 +22,7 @@ from converter.representative import (
     pictures_of,
     recorded_windows,
 )
+from converter.vectors import read_vectors, unpacked, vary
 
 pytestmark = [pytest.mark.converter, pytest.mark.filterwarnings("ignore")]
 CONFIGURATION = """
@@ -143,13 +147,131 @@ def test_a_recording_too_short_is_an_error_that_says_what_to_do(recording):
         recorded_windows(path, configuration, (64, 2), None)
 
 
-def test_an_encoder_is_built_from_a_recording(convert, recording, tmp_path):
+def test_an_encoder_is_built_from_a_recording_and_proven_with_labels_of_the_users_own(
+    recording, broken, tmp_path, capsys
+):
     path, configuration = recording
-    done = convert(
-        "encoder", "sensor-small", "--representative", path, "--config", configuration, "--out", tmp_path / "b"
-    )
-    assert done.returncode == 0, done.stderr
+    given = ["--representative", str(path), "--config", str(configuration), "--anomalous", str(broken)]
+    assert main(["encoder", "sensor-small", *given, "--out", str(tmp_path / "b")]) == 0
+    labels = "given by the user from broken.csv: 72 windows"
     assert "pump.csv" in (tmp_path / "b" / "PROVENANCE.md").read_text()
-    missing = convert("encoder", "sensor-small", "--representative", path, "--out", tmp_path / "c")
-    assert missing.returncode == 78
-    assert "expected --config FILE" in missing.stderr
+    assert labels in (tmp_path / "b" / "PROVENANCE.md").read_text()
+    proven_with(tmp_path / "b", labels, HELD_OUT, 72, capsys)
+
+
+def proven_with(folder, labels, normal, odd, capsys):
+    """Look for the labels in the vectors, in the report, and in what `verify` says of the loss of area."""
+    of = read_vectors(load_bundle(folder)).population
+    assert (len(of.odd) - of.odd.sum(), of.odd.sum()) == (normal, odd)
+    assert not (of.odd & of.reference).any()
+    assert json.loads((folder / "report.json").read_text())["labels"] == labels
+    assert main(["verify", str(folder), "--runtime", "ai-edge-litert", "--report", str(folder / "again.json")]) == 0
+    out = capsys.readouterr().out
+    assert f"  labels: {labels}\n" in out
+    assert " auroc_loss " in out
+    assert json.loads((folder / "again.json").read_text())["labels"] == labels
+
+
+def test_a_recording_without_its_configuration_is_an_error(recording, tmp_path, capsys):
+    assert main(["encoder", "sensor-small", "--representative", str(recording[0]), "--out", str(tmp_path / "c")]) == 78
+    assert "expected --config FILE" in capsys.readouterr().err
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Return a recording of both channels, made earlier, in which one of them has another level."""
+    lines = ["time,temp,flow", *(f"{1_600_000_000 + i},{23 + math.sin(i / 15)},5" for i in range(200))]
+    (tmp_path / "broken.csv").write_text("\n".join(lines))
+    return tmp_path / "broken.csv"
+
+
+def test_anomalous_windows_are_scaled_by_what_is_usual_and_hold_no_normal_reading(recording, broken):
+    alone, samples = recorded_windows(*recording, (64, 2), None), recorded_windows(*recording, (64, 2), None, broken)
+    of = samples.population
+    np.testing.assert_array_equal(samples.inputs[:HELD_OUT], alone.inputs)
+    np.testing.assert_array_equal(samples.representative, alone.representative)
+    assert not of.odd[:HELD_OUT].any()
+    assert of.odd[HELD_OUT:].all()
+    temp = [one for one in samples.inputs[of.odd, :, 0] if one.mean() > 1]
+    assert len(temp) == 36  # every other one; the flow is as ever
+    assert min(one.min() for one in temp) > 1
+
+
+def test_too_few_anomalous_windows_are_an_error_that_says_what_to_do(recording, broken):
+    lines = broken.read_text().splitlines(keepends=True)
+    broken.write_text("".join(lines[:60]))
+    with pytest.raises(
+        RepresentativeError,
+        match=r"broken\.csv: expected at least 12 windows of 64 anomalous readings, found 0; give a longer recording",
+    ):
+        recorded_windows(*recording, (64, 2), None, broken)
+
+
+@pytest.fixture
+def defects(tmp_path_factory):
+    """Return a folder of three pictures of one colour each."""
+    made = tmp_path_factory.mktemp("anomalous") / "defects"
+    made.mkdir()
+    for index, colour in enumerate(("red", "lime", "blue")):
+        Image.new("RGB", (120, 90), colour).save(made / f"{index}.png")
+    return made
+
+
+def test_anomalous_pictures_take_the_place_of_pasted_patches(folder, defects):
+    alone, samples = pictures_of(folder, 64), pictures_of(folder, 64, defects)
+    of = samples.population
+    np.testing.assert_array_equal(of.odd, alone.population.odd)
+    np.testing.assert_array_equal(samples.inputs[~of.odd], alone.inputs[~of.odd])
+    colours = samples.inputs[of.odd].reshape(of.odd.sum(), -1, 3).mean(axis=1)
+    assert (colours.max(axis=1) > 200).all()
+    assert (colours.min(axis=1) < 5).all()
+    assert samples.stored["pictures"].shape == (11, 3, 96, 96)
+    np.testing.assert_array_equal(vary(unpacked(samples.stored["pictures"]), samples.stored["made"]), samples.inputs)
+
+
+def test_a_bundle_of_pictures_is_proven_with_labels_of_the_users_own(folder, defects, tmp_path, capsys):
+    given = ["--representative", str(folder), "--anomalous", str(defects), "--input-size", "32"]
+    wanted = ["--precision", "float32", "--out", str(tmp_path / "b")]
+    assert main(["encoder", "efficientnet-lite0", *given, *wanted]) == 0
+    proven_with(
+        tmp_path / "b",
+        "given by the user from defects: 3 pictures",
+        HELD_OUT_PICTURES * 3 // 4,
+        HELD_OUT_PICTURES // 4,
+        capsys,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "anomalous", "message"),
+    [
+        ("efficientnet-lite0", "empty", "expected at least 1 pictures (.bmp, "),
+        (
+            "efficientnet-lite0",
+            "notes.txt",
+            "expected a folder of pictures for an encoder of kind 'image', found a file",
+        ),
+        ("efficientnet-lite0", "nowhere", "found nothing there; give one with --anomalous"),
+        ("efficientnet-lite0", "spoiled", "spoiled/x.png: expected a picture, found something else"),
+        (
+            "sensor-small",
+            "empty",
+            "expected a recording (.jsonl, .csv) for an encoder of kind 'sensor', found a folder",
+        ),
+    ],
+)
+def test_what_cannot_be_anomalous_is_an_error_before_anything_is_built(folder, capsys, name, anomalous, message):
+    (folder / "empty").mkdir()
+    (folder / "spoiled").mkdir()
+    (folder / "spoiled" / "x.png").write_bytes(b"no picture")
+    given = ["--representative", str(folder), "--anomalous", str(folder / anomalous), "--out", str(folder / "out")]
+    if name == "sensor-small":
+        given[1] = str(folder / "notes.txt")
+    assert main(["encoder", name, *given]) == 78
+    assert message in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_labels_without_what_is_normal_are_an_error(defects, tmp_path, capsys):
+    assert main(["encoder", "efficientnet-lite0", "--anomalous", str(defects), "--out", str(tmp_path / "b")]) == 78
+    assert "defects: expected --representative PATH beside it" in capsys.readouterr().err
