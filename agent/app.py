@@ -21,7 +21,7 @@ from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import installed_runtimes, load_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
-from agent.config import Configuration, default_agent_id
+from agent.config import NO_ENCODER, Configuration, default_agent_id
 from agent.core.types import StreamPhase
 from agent.pipeline import Outcome, Pipeline, Stream
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NO_ENCODER: Final = "none"
 BATCH: Final = 512
 _TURN_S: Final = 0.25
 _STATE_S: Final = 60.0
@@ -55,7 +54,7 @@ def load_encoders(configuration: Configuration, store: Store | None = None) -> d
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    names = sorted({stream.encoder for stream in configuration.streams} - {NO_ENCODER})
+    names = sorted({stream.encoder_name for stream in configuration.streams} - {NO_ENCODER})
     loaded: dict[str, Encoder] = {}
     for name in names:
         bundle = find_bundle(name)

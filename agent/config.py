@@ -17,11 +17,12 @@ from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Duration, Mode, Settings, Size
-from agent.core.windowing import GridSettings
+from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
 
 MAX_FILE_BYTES: Final = 1 << 20
+NO_ENCODER: Final = "none"
 _LAST_PORT: Final = 65535
 
 
@@ -54,6 +55,7 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     kind: str = "sensor"
     period_s: Duration | None = None
     carry_limit: int = 5
+    spacing: Spacing = Spacing.AUTO
     encoder: str = "sensor-small"
     stride: int = 1
     mode: Mode = Mode.ADAPT
@@ -63,12 +65,17 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     silence: SilenceSettings = SilenceSettings()
     score_topic: ScoreTopic = ScoreTopic.NEVER
 
+    @property
+    def encoder_name(self) -> str:
+        """Return the encoder that is used: none for `hold`, which compares all channels as one plain vector."""
+        return NO_ENCODER if self.mode is Mode.HOLD else self.encoder
+
     def detector(self) -> DetectorSettings:
         """Return the part that the core needs."""
         return DetectorSettings(
             stride=self.stride,
             mode=self.mode,
-            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit),
+            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing),
             reference=self.reference,
             score=self.score,
             alert=self.alert,

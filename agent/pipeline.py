@@ -17,7 +17,7 @@ from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState,
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
-from agent.core.types import Assessment, Sample, StreamPhase
+from agent.core.types import Assessment, Mode, Sample, StreamPhase
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 
@@ -34,7 +34,7 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 3
+SNAPSHOT_SCHEMA: Final = 4
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -94,6 +94,8 @@ class Stream:
             "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
             "channels": list(settings.channels),
             "period_s": settings.period_s,
+            "spacing": settings.spacing.value,
+            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
             "stride": settings.stride,
             "size": settings.reference.size,
             "method": settings.score.method.value,
@@ -247,7 +249,7 @@ class Pipeline:
         return None
 
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
-        encoder = self._encoders.get(settings.encoder)
+        encoder = self._encoders.get(settings.encoder_name)
         agent = self._configuration.agent
         bank = self._bank(settings, encoder)
         stream = Stream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
@@ -260,7 +262,7 @@ class Pipeline:
     def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
         """Return the bank of all streams with equal settings."""
         wanted = settings.detector()
-        key = (settings.encoder, msgspec.json.encode(wanted))
+        key = (settings.encoder_name, msgspec.json.encode(wanted))
         if key not in self._banks:
             views = (
                 views_for(encoder.length, encoder.dim, encoder.output_step, encoder.output_offset)
@@ -386,7 +388,7 @@ class Pipeline:
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=settings.false_alarms.text,
+            budget=settings.budget_for(stream.settings.mode).text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
             assessment=assessment,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.core.types import Budget, Duration, Settings
+from agent.core.types import Budget, Duration, Mode, Settings
 
 
 class Severity(StrEnum):
@@ -30,16 +30,35 @@ class Direction(StrEnum):
     DOWN = "down"
 
 
-class AlertSettings(Settings, frozen=True):
-    """When an anomaly becomes an alert and when it ends. `min_change`: least deviation per channel that may alarm."""
+class FrozenPolicy(StrEnum):
+    """Whether values that no longer change are an anomaly."""
 
-    false_alarms: Budget = Budget(count=1, per_s=7 * 86400.0, text="1 per week")
+    ALERT = "alert"
+    IGNORE = "ignore"
+
+
+WEEKLY: Final = Budget(count=1, per_s=7 * 86400.0, text="1 per week")
+THREE_SIGMA: Final = Budget(count=1, per_decisions=1000.0, text="1 per 1000 decisions")
+
+
+class AlertSettings(Settings, frozen=True):
+    """When an anomaly becomes an alert and when it ends. `min_change`: least deviation per channel that may alarm.
+
+    `false_alarms` None: what is usual for the mode, see `budget_for`.
+    """
+
+    false_alarms: Budget | None = None
     after: int = 2
     clear_after: int = 3
     cooldown_s: Duration = 300.0
     severity: Severity = Severity.WARNING
     direction: Direction = Direction.BOTH
+    frozen: FrozenPolicy = FrozenPolicy.ALERT
     min_change: dict[str, float] = msgspec.field(default_factory=dict)
+
+    def budget_for(self, mode: Mode) -> Budget:
+        """Return the budget: as configured, else 1 per week, or for `hold` the three-sigma limit of control charts."""
+        return self.false_alarms or (THREE_SIGMA if mode is Mode.HOLD else WEEKLY)
 
 
 class SilenceSettings(Settings, frozen=True):

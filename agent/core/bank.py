@@ -13,9 +13,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import Direction
+from agent.core.alerting import Direction, FrozenPolicy
 from agent.core.calibration import CALIBRATION_SIZE, Calibration
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
+from agent.core.frozen import FrozenValues
+from agent.core.joint import JointReference
 from agent.core.lanes import Lanes, grown
 from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace
 from agent.core.scoring import SCORERS, ScoreMethod
@@ -25,12 +27,14 @@ from agent.core.windowing import RING_ROWS
 
 MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
-RANGE_WEIGHT: Final = 1.5
+RANGE_WEIGHT: Final = 2.0
 _LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
 _RANGE_MEAN_POINTS: Final = 16
 _WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
-_RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
+_RANGE_TOLERANCES: Final = (0.03, 0.06)  # for the last value, for the mean of 16; as shares of the all-time range
+
+_RANGE_LEAST: Final = 0.25  # standard deviations, at least: the range of a calm warm-up is narrow
 
 
 class Batch(msgspec.Struct):
@@ -86,6 +90,7 @@ class DetectorBank:
         self._calibration = Calibration()
         self._policy = AdmissionPolicy(settings.mode)
         self._bandwidths: F32 = np.ones((0, len(views)), np.float32)
+        self._frozen = FrozenValues()
         self._low: F64 = np.zeros((0, 2))  # all-time range of the last value and of the mean of 16
         self._high: F64 = np.zeros((0, 2))
         ends = np.cumsum([view.dim for view in views])
@@ -153,7 +158,11 @@ class DetectorBank:
         mean = np.where(ready, view_scores, np.float32(0.0)).sum(axis=1) / np.maximum(ready.sum(axis=1), 1)
         part_scores = (VIEW_WEIGHT * mean + RANGE_WEIGHT * range_scores).astype(np.float32)
         part_scores[~(ready.any(axis=1) & may_alarm)] = 0.0
+        frozen_scores = self._frozen_scores(batch, part, lanes.index)
+        np.maximum(part_scores, frozen_scores, out=part_scores)
         scores = combined(part_scores, starts).tolist()
+        if self.settings.mode is Mode.HOLD:
+            self._hold(dues, starts, scores, part_scores, frozen_scores)
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
             score = scores[place]
@@ -165,7 +174,30 @@ class DetectorBank:
                 view_scores[here].T,
                 range_scores[here],
                 raw[here].T,
+                frozen_scores[here],
             )
+
+    def _hold(
+        self, dues: list[Due], starts: list[int], scores: list[float], part_scores: F32, frozen_scores: F32
+    ) -> None:
+        """Replace scores by those of the joint view; a frozen channel speaks for itself."""
+        part_scores[:] = frozen_scores
+        alone = combined(frozen_scores, starts)
+        for place, due in enumerate(dues):
+            joint, here = due.detector.joint, slice(starts[place], starts[place + 1])
+            assert joint is not None
+            white = joint.embed(due.tail)
+            score, shares, admitted = joint.score(white)
+            joint.wait(white, due.at, admitted=admitted, guard=self._guard)
+            scores[place] = max(score, float(alone[place]))
+            np.maximum(part_scores[here], score * np.sqrt(shares), out=part_scores[here])
+
+    def _frozen_scores(self, batch: Batch, part: slice, index: I64) -> F32:
+        """Return -log10 of the frozen values' p, float32 [lanes]; a second look at a channel doubles its p."""
+        if self.settings.alert.frozen is FrozenPolicy.IGNORE:
+            return np.zeros(len(index), np.float32)
+        self._frozen.follow(index, batch.tails[part], self.settings.stride)
+        return np.maximum(-np.log10(2.0 * self._frozen.p_values(index)), 0.0).astype(np.float32)
 
     def _raw_scores(self, lanes: Lanes, query: I8, usable: Bools) -> F32:
         """Return float32 [lanes, views], NaN where a view is not ready."""
@@ -212,7 +244,7 @@ class DetectorBank:
         low, high = self._low[index], self._high[index]
         known = np.isfinite(low) & ~np.isnan(values)
         width = np.where(known, high - low, 0.0)
-        tolerance = np.maximum(np.array(_RANGE_TOLERANCES) * width, spread[:, None])
+        tolerance = np.maximum(np.array(_RANGE_TOLERANCES) * width, _RANGE_LEAST * spread[:, None])
         excess = np.where(known, np.maximum(values - high, low - values), 0.0) / tolerance
         outside = excess > 1.0
         novelty = np.where(outside, 1.0 + np.log10(np.where(outside, excess, 1.0)), 0.0).max(axis=1)
@@ -238,21 +270,23 @@ class DetectorBank:
         [windows, dim] into `embedding` before going on. The stream is active when nothing more comes.
         """
         detector = due.detector
-        rows = detector.grid.rows(detector.warm_up_rows)
+        rows = detector.grid.rows(RING_ROWS)
         first, last = lanes = self._allocate(rows.shape[1])
         for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
             unknown = np.full((1, series.shape[1]), np.inf)
             self._low[first:last, index] = np.nanmin(np.vstack([series, unknown]), axis=0)
             self._high[first:last, index] = np.nanmax(np.vstack([series, -unknown]), axis=0)
         points = np.ascontiguousarray(rows.T)
+        self._frozen.follow(np.arange(first, last), points, len(points[0]) - 1)
         missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
         for index, view in enumerate(self.views):
             step = self._warm_up_step(view, len(rows))
             ends = np.arange(len(rows), view.span - 1, -step)[::-1]
+            usable = missing[ends] == missing[ends - view.span]
+            ends, usable = ends[usable.any(axis=1)], usable[usable.any(axis=1)]
             if len(ends) == 0:
                 continue
-            usable = missing[ends] == missing[ends - view.span]
-            times = due.at - np.arange(len(ends) - 1, -1, -1) * step * (detector.grid.period_s or 1.0)
+            times = due.at - (len(rows) - ends) * (detector.grid.period_s or 1.0)
             for channel in range(0, last - first, _WARM_UP_CHANNELS):
                 some = slice(channel, min(channel + _WARM_UP_CHANNELS, last - first))
                 table = detector.scale.table[some]
@@ -265,7 +299,15 @@ class DetectorBank:
                 for place in range(some.start, some.stop):
                     good = usable[:, place]
                     self._learn(first + place, index, queries[good, place - some.start], times[good], guard)
+        if self.settings.mode is Mode.HOLD:
+            detector.joint = self._joint()
+            period = detector.grid.period_s or 1.0
+            times = due.at - np.arange(len(rows) - 1, -1, -1) * period
+            detector.joint.learn(rows, times, detector.scale.table[:, 0, 0, 1].astype(np.float64))
         detector.begin(lanes)
+
+    def _joint(self) -> JointReference:
+        return JointReference(self.settings.reference.size, self.settings.score.neighbours)
 
     def _warm_up_step(self, view: View, rows: int) -> int:
         return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
@@ -295,6 +337,7 @@ class DetectorBank:
             reference.make_room(first, last)
         self._calibration.make_room(first * len(self.views), last * len(self.views))
         self._policy.make_room(first * len(self.views), last * len(self.views))
+        self._frozen.make_room(first, last)
         for name, value in (("_bandwidths", 1.0), ("_low", np.inf), ("_high", -np.inf)):
             array = grown(getattr(self, name), last)
             array[first:last] = value
@@ -304,6 +347,8 @@ class DetectorBank:
 
     def nearest(self, due: Due, channel: int) -> list[tuple[float, float]]:
         """Return (time, distance) of the references nearest to a decision's values, for the evidence."""
+        if due.detector.joint is not None:
+            return due.detector.joint.nearest(due.detector.joint.embed(due.tail), 3)
         if due.run[channel] < self.views[0].span:
             return []
         made = windows(self.views[:1], due.tail[channel : channel + 1], due.table[channel : channel + 1])[0]
@@ -343,6 +388,8 @@ class DetectorBank:
                 "references": [one.snapshot(first, last) for one in self._references],
                 "calibration": self._calibration.snapshot(first * views, last * views),
                 "policy": self._policy.snapshot(first * views, last * views),
+                "frozen": self._frozen.snapshot(first, last),
+                "joint": None if detector.joint is None else detector.joint.snapshot(),
                 "bandwidths": self._bandwidths[first:last].copy(),
                 "low": self._low[first:last].copy(),
                 "high": self._high[first:last].copy(),
@@ -359,6 +406,10 @@ class DetectorBank:
                 one.restore(first, saved)
             self._calibration.restore(first * len(self.views), learnt["calibration"])
             self._policy.restore(first * len(self.views), learnt["policy"])
+            self._frozen.restore(first, learnt["frozen"])
+            if learnt["joint"] is not None:
+                detector.joint = self._joint()
+                detector.joint.restore(learnt["joint"])
             self._bandwidths[first:last] = learnt["bandwidths"]
             self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
         detector.restore(state, lanes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import log10
 from typing import Any, Final
 
-from agent.core.types import Budget
+from agent.core.types import Budget, Mode
 
 STEP: Final = 0.3  # a factor of two in p-value
 LOWEST: Final = 1.0  # below the rate's own logarithm: a very quiet stream does not alarm to use its budget up
@@ -22,8 +22,9 @@ LEAST_SHARE: Final = 0.5  # of the rate's own logarithm, and of the threshold: l
 class BudgetControl:
     """Steers the score threshold (-log10 of a p-value) of one stream."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, mode: Mode = Mode.ADAPT) -> None:
         self.budget = budget
+        self._lowers = mode is not Mode.HOLD  # a plant's limit is one that its people know: it only ever rises
         self.rate = 1.0
         self.offset = 0.0
         self.decisions = 0
@@ -48,7 +49,8 @@ class BudgetControl:
         self.decisions += 1
         self.events += raised
         offset = self.offset + STEP * (float(raised) - self.rate)
-        self.offset = min(max(offset, -min(LOWEST, -LEAST_SHARE * log10(self.rate))), HIGHEST)
+        lowest = min(LOWEST, -LEAST_SHARE * log10(self.rate)) if self._lowers else 0.0
+        self.offset = min(max(offset, -lowest), HIGHEST)
 
     @property
     def ratio(self) -> float:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agent.core.types import F32
 
 VALUES_LENGTH: Final = 32
+SLOW_LENGTH: Final = 16
 _VALUES_STEP: Final = CLIP / 127
 
 
@@ -40,13 +41,10 @@ class View(msgspec.Struct, frozen=True):
 def views_for(length: int, dim: int, step: float, offset: int) -> tuple[View, ...]:
     """Return the views of a sensor stream whose encoder takes `length` points; `dim` 0 means no encoder."""
     values = View("values", "level", 0, VALUES_LENGTH, 2 * VALUES_LENGTH, _VALUES_STEP, 0, encoded=False)
+    slow = View("values_x4", "level", 1, SLOW_LENGTH, 2 * SLOW_LENGTH, _VALUES_STEP, 0, encoded=False)
     if dim == 0:
-        return (values,)
-    return (
-        values,
-        View("encoder", "shape", 0, length, dim, step, offset, encoded=True),
-        View("encoder_x4", "shape", 1, length, dim, step, offset, encoded=True),
-    )
+        return (values, slow)
+    return (values, slow, View("encoder", "shape", 0, length, dim, step, offset, encoded=True))
 
 
 def windows(views: tuple[View, ...], lanes: F32, table: F32) -> list[F32]:

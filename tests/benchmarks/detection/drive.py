@@ -41,7 +41,7 @@ class Driver:
 
     def __init__(self, encoder: BenchmarkEncoder, mode: Mode = Mode.ADAPT, workspace: Workspace | None = None) -> None:
         self.encoder = encoder
-        self.settings = DetectorSettings(mode=mode, grid=GridSettings(period_s=PERIOD_S))
+        self.settings = DetectorSettings(mode=mode, grid=GridSettings())
         self.workspace = workspace or Workspace()
         self.bank = DetectorBank(self.settings, encoder.views, self.workspace)
         self._pending: list[tuple[Feed, int, Due]] = []
