@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, timestamp
+from agent.alert_message import encode, evidence, silence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
@@ -200,7 +200,8 @@ class Pipeline:
             if quiet_s >= after and machine.state is AlertState.INACTIVE:
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
-                    self._publish(stream, transition, now, outcome)
+                    found = silence(stream.heard_at, transition.at)
+                    self._publish(stream, transition, now, outcome, found)
         return outcome
 
     def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
@@ -276,7 +277,7 @@ class Pipeline:
             self._flush(outcome)  # what was decided before is told before
             transition = machine.observe(at, odd=False)
             if transition is not None:
-                self._publish(stream, transition, at, outcome)
+                self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
     def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
@@ -366,7 +367,7 @@ class Pipeline:
             nearest = stream.bank.nearest(due, channel)
             since, _ = stream.bank.unlike_since(due, assessment, channel, transition.started_at)
             found = evidence(due, assessment, nearest, since)
-            self._publish(stream, transition, received_at, outcome, assessment, found, threshold)
+            self._publish(stream, transition, received_at, outcome, found, assessment, threshold)
 
     def _publish(
         self,
@@ -374,8 +375,8 @@ class Pipeline:
         transition: AlertTransition,
         now: float,
         outcome: Outcome,
+        found: dict[str, Any],
         assessment: Assessment | None = None,
-        found: dict[str, Any] | None = None,
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
