@@ -122,8 +122,10 @@ def _did(part: dict[str, Any], view: str, since: str, others: str) -> str:
     unlike = f"nothing like it since {since}"
     if value is None or low is None or high is None:
         return f"behaves unusually{others}; {unlike}"
-    told, least, most = _written(value, low, high)
-    if max(value - high, low - value) > (_CLEARLY * (high - low) if view == "shape" else 0.0):
+    beyond = max(value - high, low - value, 0.0)
+    changed = beyond > (_CLEARLY * (high - low) if view == "shape" else 0.0)
+    told, least, most = written(value, low, high, beyond if changed else 0.0)
+    if changed:
         usual = least if least == most else f"{least} to {most}"
         return f"{'rose' if value > high else 'fell'} to {told}, normally {usual}{others}; {unlike}"
     return f"behaves unusually{others}: values as usual ({told}), but their course is not like anything since {since}"
@@ -139,9 +141,9 @@ def _others(found: dict[str, Any]) -> str:
     return f", with {count} other{'s' if count > 1 else ''}" if count else ""
 
 
-def _written(value: float, low: float, high: float) -> tuple[str, str, str]:
-    """Return the numbers with digits enough to tell them apart, and no more."""
-    beyond, width = max(value - high, low - value, 0.0), high - low
+def written(value: float, low: float, high: float, beyond: float) -> tuple[str, str, str]:
+    """Return the numbers with digits enough to tell them apart, and no more; `beyond` 0 where the value is as usual."""
+    width = high - low
     largest = max(abs(value), abs(low), abs(high))
     least = max(min((one for one in (beyond, width) if one > 0), default=0.0), _RESOLVED * largest)
     if not _PLAIN[0] <= least <= largest < _PLAIN[1]:

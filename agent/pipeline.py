@@ -5,7 +5,7 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import numpy as np
@@ -136,6 +136,22 @@ class Outcome(msgspec.Struct):
     decided: list[Decided]
 
 
+class Tap(Protocol):
+    """Who looks on in a replay, for a report: nobody in the daemon."""
+
+    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+        """See what became of a reading."""
+        ...
+
+    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+        """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
+        ...
+
+    def told(self, stream: Stream, message: dict[str, Any]) -> None:
+        """See an alert's message."""
+        ...
+
+
 class Pipeline:
     """All streams of one agent."""
 
@@ -160,6 +176,7 @@ class Pipeline:
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[Stream, Due, float]] = []
         self._pending_lanes = 0
+        self.tap: Tap | None = None
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -282,6 +299,8 @@ class Pipeline:
 
     def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
+        if self.tap is not None:
+            self.tap.sampled(stream, sample, arrival)
         reason = _DROPPED.get(arrival)
         if reason is not None:
             self._observer.rejected(stream.topic, reason.value)
@@ -362,6 +381,8 @@ class Pipeline:
         detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
+        if self.tap is not None:
+            self.tap.decided(stream, due, assessment, threshold)
         if transition is not None:
             channel = int(np.argmax(assessment.part_scores))
             nearest = stream.bank.nearest(due, channel)

@@ -96,6 +96,10 @@ def said(evidence, event=AlertEvent.RAISED, stream="pump"):
             found(part(1.31, 0.6, 1.3), view="shape"),
             "behaves unusually: values as usual (1.31), but their course is not like anything since 22:13 UTC",
         ),
+        (
+            found(part(25.7624, 25.7628, 25.93), view="shape"),
+            "behaves unusually: values as usual (25.76), but their course is not like anything since 22:13 UTC",
+        ),
         (found(part(1.304, 0.6, 1.3)), "rose to 1.304, normally 0.6 to 1.3; nothing like it since 22:13 UTC"),
         (found(part(251.93217, 0.0, 0.04)), "rose to 252, normally 0 to 0.04; nothing like it since 22:13 UTC"),
         (found(part(70.0, 0.0, 0.0)), "rose to 70, normally 0; nothing like it since 22:13 UTC"),
