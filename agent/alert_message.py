@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 MAX_PARTS: Final = 5
-LEAST_SHARE: Final = 0.01  # smaller ones are not told in the sentence
+MAX_SENTENCE: Final = 160  # what a telephone shows of a notification
+_DIGITS: Final = 4  # of a share
+_AS_ODD: Final = 0.25  # of the leading channel's share, or more: half of its score. Such others are counted
+_CLEARLY: Final = 0.25  # beyond the expected range by so much of its width; where shape spoke, less is no rise
+_SHORT_NAME: Final = 12
+_PLAIN: Final = (1e-4, 1e7)  # numbers between are written out
+_RESOLVED: Final = 1e-5  # of the largest: digits beyond are not told
+_DAY_S: Final = 86400.0
+_LASTED: Final = ((2 * _DAY_S, _DAY_S, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
 
 
 def timestamp(at: float) -> str:
@@ -26,10 +34,22 @@ def timestamp(at: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment(at: float, now: float) -> str:
+    """Return a time in UTC as a person says it on the day of `now`: `20:03 UTC`, `3 March` or `3 March 2024`."""
+    then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
+    if then.date() == today.date():
+        return f"{then:%H:%M} UTC"
+    return f"{then.day} {then:%B}" if then.year == today.year else f"{then.day} {then:%B} {then.year}"
+
+
 def evidence(
     due: Due, assessment: Assessment, nearest: list[tuple[float, float]], unlike_since: float
 ) -> dict[str, Any]:
-    """Return what made a decision odd: parts by share (they sum to 1), the view that spoke, the nearest references."""
+    """Return what made a decision odd: parts by share, the view that spoke, the nearest references.
+
+    A share is the square of a channel's score over the sum of all squares. Those of the parts told and of the others
+    sum to 1.
+    """
     detector = due.detector
     scores = np.maximum(assessment.part_scores.astype(np.float64), 0.0)
     weights = np.square(scores)
@@ -40,13 +60,18 @@ def evidence(
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
     spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
+    told = order[:MAX_PARTS]
+    given = [round(float(shares[part]), _DIGITS) for part in told]
+    rest = round(1.0 - sum(given), _DIGITS)
+    if len(told) == len(order) or rest < 0:  # only a rounding: the largest takes it
+        given[0], rest = round(given[0] + rest, _DIGITS), 0.0
     parts = []
-    for part in order[:MAX_PARTS]:
+    for part, share in zip(told, given, strict=True):
         value, *expected = rounded(values[part], low[part], high[part])
-        share = round(float(shares[part]), 4)
         parts.append({"name": detector.grid.channels[part], "share": share, "value": value, "expected": expected})
     return {
         "parts": parts,
+        "others": {"count": len(order) - len(told), "share": rest},
         "view": max(spoke)[1],
         "nearest": [{"at": timestamp(at), "distance": round(distance, 4)} for at, distance in nearest],
         "unlike_since": timestamp(unlike_since),
@@ -57,6 +82,18 @@ def evidence(
     }
 
 
+def silence(heard_at: float, at: float) -> dict[str, Any]:
+    """Return the evidence of silence: the time in which nothing was heard."""
+    return {
+        "parts": [],
+        "others": {"count": 0, "share": 0.0},
+        "view": "silence",
+        "nearest": [],
+        "unlike_since": None,
+        "span": {"from": timestamp(heard_at), "to": timestamp(at)},
+    }
+
+
 def rounded(*numbers: float) -> list[float | None]:
     """Return the numbers to the sixth digit of the largest, so that a trace beside it is 0; None for NaN."""
     largest = max((abs(one) for one in numbers if np.isfinite(one)), default=0.0)
@@ -64,23 +101,73 @@ def rounded(*numbers: float) -> list[float | None]:
     return [round(float(one), digits) + 0.0 if np.isfinite(one) else None for one in numbers]
 
 
-def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | None) -> str:
-    """Return one sentence for a person."""
+def sentence(stream: str, transition: AlertTransition, found: dict[str, Any]) -> str:
+    """Return one sentence for a person, of at most MAX_SENTENCE characters; long names are shortened."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
+        unit_s, unit = next((unit_s, unit) for least_s, unit_s, unit in _LASTED if lasted >= least_s or not least_s)
         what = "is heard again" if transition.kind is AlertKind.SILENT else "looks normal again"
-        return f"{stream} {what} after {lasted:.0f} s"
+        return _fitted(stream, f" {what} after {lasted / unit_s:.0f} {unit}")
     if transition.kind is AlertKind.SILENT:
-        return f"{stream} has fallen silent"
-    looks = "still looks" if transition.event is AlertEvent.UPDATED else "looks"
-    if not found or not found["parts"]:
-        return f"{stream} {looks} unlike anything seen before"
-    shares = ", ".join(
-        f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= LEAST_SHARE
-    )
+        return _fitted(stream, " has fallen silent")
+    now = " now" if transition.event is AlertEvent.UPDATED else ""
     first = found["parts"][0]
-    low, high = first["expected"]
-    return f"{stream} {looks} unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"
+    since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
+    return _fitted(stream, f":{now} ", first["name"], f" {_did(first, found['view'], since, _others(found))}")
+
+
+def _did(part: dict[str, Any], view: str, since: str, others: str) -> str:
+    """Return what a channel did: it rose or fell, or its value is as usual but its course is not."""
+    value, (low, high) = part["value"], part["expected"]
+    unlike = f"nothing like it since {since}"
+    if value is None or low is None or high is None:
+        return f"behaves unusually{others}; {unlike}"
+    beyond = max(value - high, low - value, 0.0)
+    changed = beyond > (_CLEARLY * (high - low) if view == "shape" else 0.0)
+    told, least, most = written(value, low, high, beyond if changed else 0.0)
+    if changed:
+        usual = least if least == most else f"{least} to {most}"
+        return f"{'rose' if value > high else 'fell'} to {told}, normally {usual}{others}; {unlike}"
+    return f"behaves unusually{others}: values as usual ({told}), but their course is not like anything since {since}"
+
+
+def _others(found: dict[str, Any]) -> str:
+    """Return how many channels are about as odd as the leading one, in words."""
+    parts, others = found["parts"], found["others"]
+    enough = _AS_ODD * parts[0]["share"]
+    count = sum(part["share"] >= enough for part in parts[1:])
+    if others["count"] and others["share"] >= enough * others["count"]:
+        count += others["count"]
+    return f", with {count} other{'s' if count > 1 else ''}" if count else ""
+
+
+def written(value: float, low: float, high: float, beyond: float) -> tuple[str, str, str]:
+    """Return the numbers with digits enough to tell them apart, and no more; `beyond` 0 where the value is as usual."""
+    width = high - low
+    largest = max(abs(value), abs(low), abs(high))
+    least = max(min((one for one in (beyond, width) if one > 0), default=0.0), _RESOLVED * largest)
+    if not _PLAIN[0] <= least <= largest < _PLAIN[1]:
+        return f"{value:.3g}", f"{low:.3g}", f"{high:.3g}"
+    digits = 1 - math.floor(math.log10(least))
+    coarse = min(digits, 2 - math.floor(math.log10(beyond))) if beyond > 0 else digits
+    return _plain(value, coarse), _plain(low, digits), _plain(high, digits)
+
+
+def _plain(number: float, decimals: int) -> str:
+    text = f"{round(number, decimals) + 0.0:.{max(0, decimals)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _fitted(stream: str, between: str, channel: str = "", end: str = "") -> str:
+    """Return the texts as one, with the two names cut so that it is short enough."""
+    room = max(2 * _SHORT_NAME, MAX_SENTENCE - len(between) - len(end))
+    rooms = max(room // 2, room - len(channel)), max(room // 2, room - len(stream))
+    return _cut(stream, rooms[0]) + between + _cut(channel, rooms[1]) + end
+
+
+def _cut(name: str, room: int) -> str:
+    """Return a name of at most `room` characters: its end says more than its middle."""
+    return name if len(name) <= room else f"{name[: room // 3]}…{name[room // 3 + 1 - room :]}"
 
 
 def encode(
@@ -94,7 +181,7 @@ def encode(
     late: bool,
     threshold: float,
     assessment: Assessment | None,
-    found: dict[str, Any] | None,
+    found: dict[str, Any],
     encoder: dict[str, str] | None,
 ) -> bytes:
     """Return the message as JSON. `threshold` is that of the score; the sender makes a backlog `late` too."""

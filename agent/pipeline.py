@@ -5,14 +5,14 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, timestamp
+from agent.alert_message import encode, evidence, silence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
@@ -138,6 +138,22 @@ class Outcome(msgspec.Struct):
     decided: list[Decided]
 
 
+class Tap(Protocol):
+    """Who looks on in a replay, for a report: nobody in the daemon."""
+
+    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+        """See what became of a reading."""
+        ...
+
+    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+        """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
+        ...
+
+    def told(self, stream: Stream, message: dict[str, Any]) -> None:
+        """See an alert's message."""
+        ...
+
+
 class Pipeline:
     """All streams of one agent."""
 
@@ -162,6 +178,7 @@ class Pipeline:
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[Stream, Due, float]] = []
         self._pending_lanes = 0
+        self.tap: Tap | None = None
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -202,7 +219,8 @@ class Pipeline:
             if quiet_s >= after and machine.state is AlertState.INACTIVE:
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
-                    self._publish(stream, transition, now, outcome)
+                    found = silence(stream.heard_at, transition.at)
+                    self._publish(stream, transition, now, outcome, found)
         return outcome
 
     def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
@@ -278,11 +296,13 @@ class Pipeline:
             self._flush(outcome)  # what was decided before is told before
             transition = machine.observe(at, odd=False)
             if transition is not None:
-                self._publish(stream, transition, at, outcome)
+                self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
     def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
+        if self.tap is not None:
+            self.tap.sampled(stream, sample, arrival)
         reason = _DROPPED.get(arrival)
         if reason is not None:
             self._observer.rejected(stream.topic, reason.value)
@@ -363,12 +383,14 @@ class Pipeline:
         detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
+        if self.tap is not None:
+            self.tap.decided(stream, due, assessment, threshold)
         if transition is not None:
             channel = int(np.argmax(assessment.part_scores))
             nearest = stream.bank.nearest(due, channel)
             since, _ = stream.bank.unlike_since(due, assessment, channel, transition.started_at)
             found = evidence(due, assessment, nearest, since)
-            self._publish(stream, transition, received_at, outcome, assessment, found, threshold)
+            self._publish(stream, transition, received_at, outcome, found, assessment, threshold)
 
     def _publish(
         self,
@@ -376,8 +398,8 @@ class Pipeline:
         transition: AlertTransition,
         now: float,
         outcome: Outcome,
+        found: dict[str, Any],
         assessment: Assessment | None = None,
-        found: dict[str, Any] | None = None,
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert

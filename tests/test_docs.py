@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from argparse import _SubParsersAction
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -149,6 +150,18 @@ def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):
     assert {alert["event"] for alert in alerts} == {"raised", "cleared"}
 
 
+def test_the_sentences_shown_are_those_that_are_made():
+    (shown,) = re.findall(r'"message": "(pump/a: .+?)"', text("README.md"))
+    assert re.fullmatch(r"pump/a: \S+ rose to \S+, normally \S+ to \S+; nothing like it since \d\d:\d\d UTC", shown)
+    for one in json_blocks(text("docs/mqtt.md")):
+        if "version" in one:
+            times = [
+                one[key] and datetime.fromisoformat(one[key]).timestamp() for key in ("started_at", "at", "ended_at")
+            ]
+            transition = AlertTransition(one["id"], AlertKind(one["kind"]), AlertEvent(one["event"]), *times)
+            assert one["message"] == alert_message.sentence(one["stream"], transition, one["evidence"])
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_schema_takes_what_is_made(schema, late):
     transition = AlertTransition("0" * 16, AlertKind.SILENT, AlertEvent.CLEARED, 100.0, 160.5, 160.5)
@@ -162,7 +175,7 @@ def test_the_schema_takes_what_is_made(schema, late):
         late=False,
         threshold=5.0,
         assessment=None,
-        found=None,
+        found=alert_message.silence(40.0, 100.0),
         encoder=None,
     )
     message = json.loads(alert_message.mark_late(payload) if late else payload)

@@ -85,7 +85,7 @@ def test_an_alert_is_updated_when_another_channel_leads(make):
     raised, updated = told[:2]
     assert raised["id"] == updated["id"]
     assert (raised["evidence"]["parts"][0]["name"], updated["evidence"]["parts"][0]["name"]) == ("a", "b")
-    assert "still looks" in updated["message"]
+    assert ": now b rose to " in updated["message"]
     assert updated["ended_at"] is None
 
 
