@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 
 if TYPE_CHECKING:
     from agent.core.detector import Due
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 MAX_PARTS: Final = 5
 LEAST_SHARE: Final = 0.01  # smaller ones are not told in the sentence
+_ENDINGS: Final = {
+    Ending.NORMAL: "looks normal again",
+    Ending.ACCEPTED: "was accepted as normal",
+    Ending.RELEARNT: "is learnt anew",
+}
 
 
 def timestamp(at: float) -> str:
@@ -68,7 +73,7 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     """Return one sentence for a person."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
-        what = "is heard again" if transition.kind is AlertKind.SILENT else "looks normal again"
+        what = "is heard again" if transition.kind is AlertKind.SILENT else _ENDINGS[transition.ending]
         return f"{stream} {what} after {lasted:.0f} s"
     if transition.kind is AlertKind.SILENT:
         return f"{stream} has fallen silent"

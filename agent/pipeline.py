@@ -13,7 +13,7 @@ import numpy as np
 from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, timestamp
-from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
@@ -34,7 +34,7 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 3
+SNAPSHOT_SCHEMA: Final = 4
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -79,8 +79,14 @@ class Stream:
 
     @property
     def bytes(self) -> int:
-        """Return the memory that the stream takes, or will once it has learnt."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes
+        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
+        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
+
+    def relearn(self) -> None:
+        """Begin anew, as if never seen: all that was learnt is given up."""
+        self.bank.release(self.detector)
+        self.detector = self.bank.detector(self.settings.channels)
+        self.turns, self.pending_row, self.assessment = 0, None, None
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -110,6 +116,7 @@ class Stream:
             "learning_left_s": None if period is None else round(left * period, 1),
             "alert": anomaly.state,
             "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
+            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
             "score": round(assessment.score, 3) if assessment else None,
             "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
             "reference_fill": self.bank.reference_size(detector),
@@ -197,7 +204,7 @@ class Pipeline:
                 continue
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
-            if quiet_s >= after and machine.state is AlertState.INACTIVE:
+            if quiet_s >= after and machine.state is AlertState.INACTIVE and machine.may_begin(now):
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
                     self._publish(stream, transition, now, outcome)
@@ -352,13 +359,20 @@ class Pipeline:
         transition = None
         threshold = detector.budget.threshold
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
+            firing = machine.state is AlertState.FIRING
+            odd = detector.budget.odd(assessment.score, firing=firing) and (firing or machine.may_begin(received_at))
             leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
             before = machine.progress
             transition = machine.observe(due.at, odd=odd, leading=leading)
             if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
-                outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
-        detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+                outcome.alerts.append(alert_row(stream, machine))
+        detector.budget.decide(
+            raised=transition is not None and transition.event is AlertEvent.RAISED, alert=machine.id
+        )
+        if machine.state is AlertState.INACTIVE:
+            detector.quarantine.release()
+        else:
+            stream.bank.quarantine(due, machine.current_id, firing=machine.state is AlertState.FIRING)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if transition is not None:
@@ -394,9 +408,24 @@ class Pipeline:
             encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
-        outcome.alerts.append(AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot()))
+        outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
         firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
         self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
+
+    def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
+        """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
+        machine = stream.alerts[AlertKind.ANOMALY]
+        stream.detector.quarantine.release()
+        transition = machine.end(ending)
+        outcome.alerts.append(alert_row(stream, machine))
+        if transition is not None:
+            threshold = stream.detector.budget.threshold
+            self._publish(stream, transition, now, outcome, stream.assessment, threshold=threshold)
+
+
+def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
+    """Return the exact state of one of the stream's alerts, to be stored."""
+    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

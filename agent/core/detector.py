@@ -16,6 +16,7 @@ import numpy.typing as npt
 from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
+from agent.core.quarantine import Quarantine
 from agent.core.reference import I8, ReferenceSettings
 from agent.core.scoring import ScoreSettings
 from agent.core.types import F32, F64, I64, Bools, Mode, Sample, Settings, StreamPhase
@@ -58,6 +59,7 @@ class StreamDetector:
         self.index: I64 = np.zeros(0, np.int64)  # the same, one by one
         self.least_change: F32 = np.zeros(0, np.float32)  # min_change by channel
         self.waiting: deque[Waiting] = deque()
+        self.quarantine = Quarantine()
         self._since_decision = 0
         self._next_refresh = 0
 
@@ -151,6 +153,7 @@ class StreamDetector:
             "scale": self.scale.snapshot(),
             "budget": self.budget.snapshot(),
             "waiting": [[one.query, one.admitted, one.at] for one in self.waiting],
+            "quarantine": self.quarantine.snapshot(),
             "since_decision": self._since_decision,
             "next_refresh": self._next_refresh,
         }
@@ -161,6 +164,7 @@ class StreamDetector:
         self.scale.restore(state["scale"])
         self.budget.restore(state["budget"])
         self.waiting = deque(Waiting(query, admitted, at) for query, admitted, at in state["waiting"])
+        self.quarantine.restore(state["quarantine"])
         if lanes is not None:
             self.begin(lanes)
         self._since_decision, self._next_refresh = state["since_decision"], state["next_refresh"]
