@@ -15,6 +15,7 @@ from agent import alert_message
 from agent.adapters.payload import RejectReason
 from agent.adapters.telemetry import Telemetry
 from agent.cli import parser
+from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
 from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
 from agent.core.types import Budget, Settings
@@ -147,6 +148,18 @@ def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):
         schema.validate(alert)
     assert {alert["kind"] for alert in alerts} == {"anomaly", "silent"}
     assert {alert["event"] for alert in alerts} == {"raised", "cleared"}
+
+
+def test_every_command_and_its_answer_are_shown_and_each_of_its_fields_is_told():
+    section = sections(text("docs/mqtt.md"))["Commands"]
+    blocks = json_blocks(section)
+    shown = [msgspec.convert(one, AnyOrder) for one in blocks if "ok" not in one]
+    assert {type(one) for one in shown} == set(_HANDLERS)
+    assert {one["command"] for one in blocks if one.get("ok")} == set(COMMANDS)
+    for kind in _HANDLERS:
+        told = "".join(re.findall(rf"^\| `{kind.__struct_config__.tag}` \| (.*?) \|", section, flags=re.MULTILINE))
+        fields = {field.encode_name for field in msgspec.structs.fields(kind)} - {"correlation"}
+        assert set(re.findall(r"`(\w+)`", told)) == fields
 
 
 @pytest.mark.parametrize("late", [False, True])
