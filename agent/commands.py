@@ -29,6 +29,7 @@ MAX_COMMAND_BYTES: Final = 4096
 MAX_CORRELATION_BYTES: Final = 1024
 MAX_RESPONSE_TOPIC_BYTES: Final = 1024
 MAX_SNOOZE_S: Final = 366 * 86400.0
+_LAST_S: Final = 2.0**32  # what references keep of a time
 UNKNOWN: Final = "unknown"  # in the metric, for what names no command
 
 AlertId: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
@@ -207,6 +208,8 @@ class Commander:
                 what = {"alert": order.alert}
             elif order.alert is None and order.stream is not None and order.begin is not None and order.end is not None:
                 begin, end = order.begin.timestamp(), order.end.timestamp()
+                if not 0.0 <= min(begin, end) <= max(begin, end) < _LAST_S:
+                    raise CommandError("times from 1970 to 2105", f"{order.begin} and {order.end}")
                 if begin > end:
                     raise CommandError("`from` before `to`", f"{timestamp(begin)} and {timestamp(end)}")
                 stream = self._active(order.stream)

@@ -5,6 +5,8 @@ import re
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from agent.adapters.mqtt import Command, Topics
 from agent.adapters.store import Store
@@ -48,10 +50,10 @@ streams:
     {stream}
 """
         )
-        settings = with_defaults(load_configuration(path))
+        configuration = with_defaults(load_configuration(path))
         restore = make_restore(store) if store is not None else None
         self.observer = Counted()
-        self.pipeline = Pipeline(settings, load_encoders(settings), TOPICS, self.observer, restore=restore)
+        self.pipeline = Pipeline(configuration, load_encoders(configuration), TOPICS, self.observer, restore=restore)
         commands = CommandSettings(enabled=True, reply_topic_prefix="ops/answers")
         self.commander = Commander(self.pipeline, TOPICS, commands, self.observer)
 
@@ -252,6 +254,16 @@ def test_what_is_retained_is_neither_obeyed_nor_answered_but_counted(desk, paylo
             "forget",
             "expected `from` before `to`",
         ),
+        (
+            {
+                "command": "forget",
+                "stream": "pump/a",
+                "from": "0001-01-01T00:00:00+14:00",
+                "to": "9999-12-31T23:59:59Z",
+            },
+            "forget",
+            "expected times from 1970 to 2105",
+        ),
         ({"command": "snooze", "stream": "pump/b", "for": "1h"}, "snooze", "a stream that is watched, found 'pump/b'"),
         ({"command": "snooze", "stream": "pump/a", "for": "soon"}, "snooze", "a duration such as 30m, 2h or 1d"),
         ({"command": "snooze", "stream": "pump/a", "for": "400d"}, "snooze", "at most 366d"),
@@ -266,6 +278,30 @@ def test_a_mistake_is_answered_with_what_was_expected_and_found(desk, payload, c
     assert re.match("expected .*, found ", answer["error"])
     assert len(answer["error"]) < 600
     assert desk.observer.commands == [(command or "unknown", "refused")]
+
+
+FIELDS = st.sampled_from(["command", "alert", "stream", "from", "to", "for", "correlation", "x"])
+VALUES = st.one_of(
+    st.sampled_from(
+        [*COMMANDS, "pump/a", "0" * 16, "1h", "1e999h", "2023-11-14T22:18:20Z", "9999-12-31T23:59:59-12:00"]
+    ),
+    st.text(max_size=20),
+    st.none(),
+    st.floats(),
+    st.integers(),
+    st.lists(st.text(max_size=3), max_size=2),
+)
+
+
+@given(st.one_of(st.binary(max_size=60), st.dictionaries(FIELDS, VALUES)), st.booleans())
+@example(b'{"command": "snapshot", "correlation": "\\ud800"}', False)  # noqa: FBT003  by position, as given
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_is_answered_or_counted_and_stops_nothing(tmp_path, payload, retained):
+    desk = Desk(tmp_path)
+    desk.feed(range(3))
+    answer = desk.ask(payload, retained=retained)
+    assert (answer is None) is retained
+    assert len(desk.observer.commands) == 1
 
 
 def test_an_alert_of_silence_can_be_neither_accepted_nor_confirmed(tmp_path):
@@ -305,8 +341,8 @@ def test_an_answer_goes_where_it_is_wanted_only_below_the_prefix(desk, wanted, t
 
 def test_without_a_prefix_or_below_our_own_topics_no_wish_is_heard(desk):
     for prefix, wanted in ((None, "ops/answers/7"), ("redshank", "redshank/pi/command")):
-        settings = CommandSettings(enabled=True, reply_topic_prefix=prefix)
-        commander = Commander(desk.pipeline, TOPICS, settings, desk.observer)
+        allowed = CommandSettings(enabled=True, reply_topic_prefix=prefix)
+        commander = Commander(desk.pipeline, TOPICS, allowed, desk.observer)
         message = InboundMessage("redshank/pi/command", b"", 0.0, 0.0)
         assert commander.reply_topic(Command(message, wanted)) == "redshank/pi/reply"
 

@@ -17,7 +17,7 @@ from agent.adapters.telemetry import Telemetry
 from agent.cli import parser
 from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 from agent.core.types import Budget, Settings
 from agent.settings_builder import key_of
 
@@ -163,8 +163,9 @@ def test_every_command_and_its_answer_are_shown_and_each_of_its_fields_is_told()
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_the_schema_takes_what_is_made(schema, late):
-    transition = AlertTransition("0" * 16, AlertKind.SILENT, AlertEvent.CLEARED, 100.0, 160.5, 160.5)
+@pytest.mark.parametrize(("kind", "ending"), [(AlertKind.SILENT, Ending.NORMAL), (AlertKind.ANOMALY, Ending.ACCEPTED)])
+def test_the_schema_takes_what_is_made(schema, late, kind, ending):
+    transition = AlertTransition("0" * 16, kind, AlertEvent.CLEARED, 100.0, 160.5, 160.5, ending)
     payload = alert_message.encode(
         transition,
         agent="a",

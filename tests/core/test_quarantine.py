@@ -83,6 +83,13 @@ def test_no_two_accepted_alerts_share_a_mark(steps):
     assert all(1 <= mark <= MARKS for mark in live.values())
 
 
+def test_the_newest_accepted_alerts_can_be_forgotten():
+    kept = Quarantine()
+    for alert in range(MAX_ACCEPTED + 3):
+        kept.accept(str(alert), accepted(kept.next_mark()))
+    assert [alert for alert in range(MAX_ACCEPTED + 3) if not kept.knows(str(alert))] == [0, 1, 2]
+
+
 def test_marks_come_round():
     kept = Quarantine()
     kept.accept("a", accepted(kept.next_mark()))

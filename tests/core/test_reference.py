@@ -174,7 +174,7 @@ def test_only_adapt_opens_again_when_refusals_become_the_rule(mode, opens):
     policy = primed(mode)
     found = [enters(policy, 60.0) for _ in range(150)]
     assert found[0] is False
-    assert found[-1] is opens
+    assert any(found[-5:]) is opens  # after a burst at a capped rate
 
 
 def test_a_part_not_scored_yet_is_admitted():
