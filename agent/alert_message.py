@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending, Ending
 
 if TYPE_CHECKING:
     from agent.core.detector import Due
@@ -26,6 +26,12 @@ _PLAIN: Final = (1e-4, 1e7)  # numbers between are written out
 _RESOLVED: Final = 1e-5  # of the largest: digits beyond are not told
 _DAY_S: Final = 86400.0
 _LASTED: Final = ((2 * _DAY_S, _DAY_S, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+_RECOVERED: Final = {AlertKind.SILENT: "is heard again", AlertKind.FROZEN: "changes again"}
+_ENDINGS: Final = {
+    Ending.NORMAL: "looks normal again",
+    Ending.ACCEPTED: "was accepted as normal",
+    Ending.RELEARNT: "is learnt anew",
+}
 
 
 def timestamp(at: float) -> str:
@@ -60,6 +66,8 @@ def evidence(
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
     spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
+    if detector.joint is not None:
+        spoke = [(assessment.score, "joint")]
     told = order[:MAX_PARTS]
     given = [round(float(shares[part]), _DIGITS) for part in told]
     rest = round(1.0 - sum(given), _DIGITS)
@@ -82,6 +90,13 @@ def evidence(
     }
 
 
+def frozen(due: Due, assessment: Assessment, since: float) -> dict[str, Any]:
+    """Return the evidence of values that no longer change: which, and since when the leading one has not."""
+    told = msgspec.structs.replace(assessment, part_scores=assessment.frozen_scores)
+    found = evidence(due, told, [], since)
+    return {**found, "view": "frozen", "span": {"from": timestamp(since), "to": timestamp(assessment.at)}}
+
+
 def silence(heard_at: float, at: float) -> dict[str, Any]:
     """Return the evidence of silence: the time in which nothing was heard."""
     return {
@@ -101,19 +116,30 @@ def rounded(*numbers: float) -> list[float | None]:
     return [round(float(one), digits) + 0.0 if np.isfinite(one) else None for one in numbers]
 
 
-def sentence(stream: str, transition: AlertTransition, found: dict[str, Any]) -> str:
+def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | None) -> str:
     """Return one sentence for a person, of at most MAX_SENTENCE characters; long names are shortened."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
-        unit_s, unit = next((unit_s, unit) for least_s, unit_s, unit in _LASTED if lasted >= least_s or not least_s)
-        what = "is heard again" if transition.kind is AlertKind.SILENT else "looks normal again"
-        return _fitted(stream, f" {what} after {lasted / unit_s:.0f} {unit}")
+        what = _RECOVERED.get(transition.kind, _ENDINGS[transition.ending])
+        return _fitted(stream, f" {what} after {_duration(lasted)}")
     if transition.kind is AlertKind.SILENT:
         return _fitted(stream, " has fallen silent")
-    now = " now" if transition.event is AlertEvent.UPDATED else ""
+    assert found is not None  # only what an operator ended has none
     first = found["parts"][0]
+    if transition.kind is AlertKind.FROZEN:
+        told, _, _ = written(first["value"], first["value"], first["value"], 0.0)
+        since_s = transition.at - datetime.fromisoformat(found["unlike_since"]).timestamp()
+        return _fitted(
+            stream, ": ", first["name"], f" has not changed for {_duration(since_s)}, and is stuck at {told}"
+        )
+    now = " now" if transition.event is AlertEvent.UPDATED else ""
     since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
     return _fitted(stream, f":{now} ", first["name"], f" {_did(first, found['view'], since, _others(found))}")
+
+
+def _duration(lasted_s: float) -> str:
+    unit_s, unit = next((unit_s, unit) for least_s, unit_s, unit in _LASTED if lasted_s >= least_s or not least_s)
+    return f"{lasted_s / unit_s:.0f} {unit}"
 
 
 def _did(part: dict[str, Any], view: str, since: str, others: str) -> str:
@@ -180,8 +206,8 @@ def encode(
     budget: str,
     late: bool,
     threshold: float,
-    assessment: Assessment | None,
-    found: dict[str, Any],
+    score: float | None,
+    found: dict[str, Any] | None,
     encoder: dict[str, str] | None,
 ) -> bytes:
     """Return the message as JSON. `threshold` is that of the score; the sender makes a backlog `late` too."""
@@ -198,9 +224,9 @@ def encode(
             "started_at": timestamp(transition.started_at),
             "at": timestamp(transition.at),
             "ended_at": None if transition.ended_at is None else timestamp(transition.ended_at),
-            "score": None if assessment is None else round(assessment.score, 3),
-            "p_value": None if assessment is None or assessment.p_value is None else float(f"{assessment.p_value:.3g}"),
-            "p_value_threshold": None if assessment is None else float(f"{10.0**-threshold:.3g}"),
+            "score": None if score is None else round(score, 3),
+            "p_value": None if score is None else float(f"{10.0**-score:.3g}"),
+            "p_value_threshold": None if score is None else float(f"{10.0**-threshold:.3g}"),
             "budget": budget,
             "late": late,
             "message": sentence(stream, transition, found),

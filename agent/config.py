@@ -88,12 +88,20 @@ class MetricsSettings(Settings, frozen=True):
     listen: str = "127.0.0.1:9791"
 
 
+class CommandSettings(Settings, frozen=True):
+    """Whether operators may command over MQTT, and below which topic an answer may go where they ask for it."""
+
+    enabled: bool = False
+    reply_topic_prefix: str | None = None
+
+
 class Configuration(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     agent: AgentSettings = AgentSettings()
     broker: BrokerSettings = BrokerSettings()
     streams: list[StreamSettings]
+    commands: CommandSettings = CommandSettings()
     metrics: MetricsSettings = MetricsSettings()
 
 
@@ -167,6 +175,12 @@ def _cross_check(builder: Builder) -> None:
             host, _, port = made.listen.rpartition(":")
             if not host or not port.isdecimal() or int(port) > _LAST_PORT:
                 builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+        elif isinstance(made, CommandSettings):
+            prefix = made.reply_topic_prefix
+            if prefix is not None and (
+                not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
+            ):
+                builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
         elif isinstance(made, TimeSettings):
             try:
                 ZoneInfo(made.zone)

@@ -12,8 +12,8 @@ import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, silence, timestamp
-from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
+from agent.alert_message import encode, evidence, frozen, silence, timestamp
+from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
@@ -63,7 +63,11 @@ class Stream:
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
         self.alerts = {
             kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
-            for kind, how in ((AlertKind.ANOMALY, settings.alert), (AlertKind.SILENT, once))
+            for kind, how in (
+                (AlertKind.ANOMALY, settings.alert),
+                (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
+                (AlertKind.SILENT, once),
+            )
         }
         self.turns = 0  # of the grid, at the last decision
         self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
@@ -79,8 +83,14 @@ class Stream:
 
     @property
     def bytes(self) -> int:
-        """Return the memory that the stream takes, or will once it has learnt."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes
+        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
+        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
+
+    def relearn(self) -> None:
+        """Begin anew, as if never seen: all that was learnt is given up."""
+        self.bank.release(self.detector)
+        self.detector = self.bank.detector(self.settings.channels)
+        self.turns, self.pending_row, self.assessment = 0, None, None
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -112,6 +122,7 @@ class Stream:
             "learning_left_s": None if period is None else round(left * period, 1),
             "alert": anomaly.state,
             "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
+            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
             "score": round(assessment.score, 3) if assessment else None,
             "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
             "reference_fill": self.bank.reference_size(detector),
@@ -216,7 +227,7 @@ class Pipeline:
                 continue
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
-            if quiet_s >= after and machine.state is AlertState.INACTIVE:
+            if quiet_s >= after and machine.state is AlertState.INACTIVE and machine.may_begin(now):
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
                     found = silence(stream.heard_at, transition.at)
@@ -371,16 +382,24 @@ class Pipeline:
         if due.turns != stream.turns:
             stream.turns = due.turns
             machine.rewind(due.at)
+            stream.alerts[AlertKind.FROZEN].rewind(due.at)
         transition = None
         threshold = detector.budget.threshold
         if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
+            firing = machine.state is AlertState.FIRING
+            odd = detector.budget.odd(assessment.score, firing=firing) and (firing or machine.may_begin(received_at))
             leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
             before = machine.progress
             transition = machine.observe(due.at, odd=odd, leading=leading)
             if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
-                outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
-        detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+                outcome.alerts.append(alert_row(stream, machine))
+        detector.budget.decide(
+            raised=transition is not None and transition.event is AlertEvent.RAISED, alert=machine.id
+        )
+        if machine.state is AlertState.INACTIVE:
+            detector.quarantine.release()
+        else:
+            stream.bank.quarantine(due, machine.current_id, firing=machine.state is AlertState.FIRING)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if self.tap is not None:
@@ -390,7 +409,24 @@ class Pipeline:
             nearest = stream.bank.nearest(due, channel)
             since, _ = stream.bank.unlike_since(due, assessment, channel, transition.started_at)
             found = evidence(due, assessment, nearest, since)
-            self._publish(stream, transition, received_at, outcome, found, assessment, threshold)
+            self._publish(stream, transition, received_at, outcome, found, assessment.score, threshold)
+        self._decide_frozen(stream, due, assessment, received_at, outcome)
+
+    def _decide_frozen(
+        self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+    ) -> None:
+        """Begin or end the alert of values that no longer change."""
+        machine, score = stream.alerts[AlertKind.FROZEN], assessment.frozen_score
+        firing = machine.state is AlertState.FIRING
+        threshold = stream.detector.budget.frozen_threshold
+        odd = score >= threshold and (firing or machine.may_begin(received_at))
+        if due.at <= machine.last_at or odd == firing:
+            return
+        transition = machine.observe(due.at, odd=odd)
+        if transition is not None:
+            channel = int(np.argmax(assessment.frozen_scores))
+            found = frozen(due, assessment, stream.bank.frozen_since(due, channel))
+            self._publish(stream, transition, received_at, outcome, found, score, threshold)
 
     def _publish(
         self,
@@ -398,8 +434,8 @@ class Pipeline:
         transition: AlertTransition,
         now: float,
         outcome: Outcome,
-        found: dict[str, Any],
-        assessment: Assessment | None = None,
+        found: dict[str, Any] | None,
+        score: float | None = None,
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
@@ -413,14 +449,30 @@ class Pipeline:
             budget=settings.budget_for(stream.settings.mode).text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
-            assessment=assessment,
+            score=score,
             found=found,
             encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
-        outcome.alerts.append(AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot()))
+        outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
         firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
         self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
+
+    def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
+        """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
+        machine = stream.alerts[AlertKind.ANOMALY]
+        stream.detector.quarantine.release()
+        transition = machine.end(ending)
+        outcome.alerts.append(alert_row(stream, machine))
+        if transition is not None:
+            threshold = stream.detector.budget.threshold
+            score = None if stream.assessment is None else stream.assessment.score
+            self._publish(stream, transition, now, outcome, None, score, threshold)
+
+
+def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
+    """Return the exact state of one of the stream's alerts, to be stored."""
+    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

@@ -16,7 +16,7 @@ import numpy as np
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertSettings, AlertState
 from agent.core.budget import BudgetControl
 from agent.core.calibration import beyond_support
-from agent.core.types import F64, Budget
+from agent.core.types import F64, Budget, Mode
 from agent.core.windowing import Arrival
 from agent.settings_builder import parse_budget
 
@@ -166,8 +166,8 @@ class Trial:
     Scores do not depend on the budget, so this is what a replay with it would have raised.
     """
 
-    def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float) -> None:
-        self.control = BudgetControl(budget)
+    def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
+        self.control = BudgetControl(budget, mode)
         self.control.configure(interval_s)
         self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY)
 
@@ -265,7 +265,9 @@ class History:
         settings = self.stream.settings.alert
         if not self.decisions:
             self.decided_at = found.at
-            self.trials = [Trial(parse_budget(text), settings, self.interval_s) for text in BUDGETS]
+            self.trials = [
+                Trial(parse_budget(text), settings, self.interval_s, self.stream.settings.mode) for text in BUDGETS
+            ]
         self.decisions += 1
         turned, self._turns = due.turns != self._turns, due.turns
         for trial in self.trials:
@@ -336,7 +338,7 @@ class History:
         """Return a row for each budget, the most generous first; the configured one's alarms are those raised."""
         if not self.decisions:
             return []
-        configured = self.stream.settings.alert.false_alarms
+        configured = self.stream.settings.alert.budget_for(self.stream.settings.mode)
         found = [(trial.control.budget, trial.control.rate, trial.control.events) for trial in self.trials]
         found = [one for one in found if one[0].text != configured.text]
         found.append((configured, configured.rate_per_decision(self.interval_s), self.raised))

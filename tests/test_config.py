@@ -213,3 +213,13 @@ def test_keys_are_field_names_without_their_unit():
 
 def test_an_agent_has_a_name_even_if_none_is_given():
     assert default_agent_id()
+
+
+@pytest.mark.parametrize("prefix", ["''", "/", "a/+/b", "a/#", "$SYS/x"])
+def test_a_reply_topic_prefix_is_the_beginning_of_a_topic(tmp_path, prefix):
+    (problem,) = problems(
+        tmp_path, GOOD + f"commands: {{enabled: true, reply_topic_prefix: {prefix}}}\n".replace("a/#", '"a/#"')
+    )
+    assert "redshank.yaml:5 commands.reply_topic_prefix: expected the first levels of a topic" in problem
+    made = load(tmp_path, GOOD + "commands: {reply_topic_prefix: ops/answers}\n")
+    assert (made.commands.enabled, made.commands.reply_topic_prefix) == (False, "ops/answers")

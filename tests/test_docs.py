@@ -16,8 +16,9 @@ from agent import alert_message
 from agent.adapters.payload import RejectReason
 from agent.adapters.telemetry import Telemetry
 from agent.cli import parser
+from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 from agent.core.types import Budget, Settings
 from agent.settings_builder import key_of
 
@@ -162,9 +163,22 @@ def test_the_sentences_shown_are_those_that_are_made():
             assert one["message"] == alert_message.sentence(one["stream"], transition, one["evidence"])
 
 
+def test_every_command_and_its_answer_are_shown_and_each_of_its_fields_is_told():
+    section = sections(text("docs/mqtt.md"))["Commands"]
+    blocks = json_blocks(section)
+    shown = [msgspec.convert(one, AnyOrder) for one in blocks if "ok" not in one]
+    assert {type(one) for one in shown} == set(_HANDLERS)
+    assert {one["command"] for one in blocks if one.get("ok")} == set(COMMANDS)
+    for kind in _HANDLERS:
+        told = "".join(re.findall(rf"^\| `{kind.__struct_config__.tag}` \| (.*?) \|", section, flags=re.MULTILINE))
+        fields = {field.encode_name for field in msgspec.structs.fields(kind)} - {"correlation"}
+        assert set(re.findall(r"`(\w+)`", told)) == fields
+
+
 @pytest.mark.parametrize("late", [False, True])
-def test_the_schema_takes_what_is_made(schema, late):
-    transition = AlertTransition("0" * 16, AlertKind.SILENT, AlertEvent.CLEARED, 100.0, 160.5, 160.5)
+@pytest.mark.parametrize(("kind", "ending"), [(AlertKind.SILENT, Ending.NORMAL), (AlertKind.ANOMALY, Ending.ACCEPTED)])
+def test_the_schema_takes_what_is_made(schema, late, kind, ending):
+    transition = AlertTransition("0" * 16, kind, AlertEvent.CLEARED, 100.0, 160.5, 160.5, ending)
     payload = alert_message.encode(
         transition,
         agent="a",

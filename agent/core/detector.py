@@ -17,6 +17,7 @@ from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
 from agent.core.joint import JointReference
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
+from agent.core.quarantine import Quarantine
 from agent.core.reference import I8, ReferenceSettings
 from agent.core.scoring import ScoreSettings
 from agent.core.types import F32, F64, I64, Bools, Mode, Sample, Settings, StreamPhase
@@ -61,6 +62,7 @@ class StreamDetector:
         self.least_change: F32 = np.zeros(0, np.float32)  # min_change by channel
         self.waiting: deque[Waiting] = deque()
         self._learnable = 0  # rows at which a window ends that has no gap
+        self.quarantine = Quarantine()
         self._since_decision = 0
         self._next_refresh = 0
 
@@ -157,6 +159,7 @@ class StreamDetector:
             "budget": self.budget.snapshot(),
             "waiting": [[one.query, one.admitted, one.at] for one in self.waiting],
             "learnable": self._learnable,
+            "quarantine": self.quarantine.snapshot(),
             "since_decision": self._since_decision,
             "next_refresh": self._next_refresh,
         }
@@ -168,6 +171,7 @@ class StreamDetector:
         self._learnable = state["learnable"]
         self.budget.restore(state["budget"])
         self.waiting = deque(Waiting(query, admitted, at) for query, admitted, at in state["waiting"])
+        self.quarantine.restore(state["quarantine"])
         if lanes is not None:
             self.begin(lanes)
         self._since_decision, self._next_refresh = state["since_decision"], state["next_refresh"]

@@ -6,15 +6,17 @@ looks odd never enters the reference, so a fault that lasts keeps alarming. One 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from math import erfc, log10, sqrt
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from agent.core.quarantine import MAX_ALERTS, MAX_WINDOWS
 from agent.core.reference import HOLD_ABOVE_Z
-from agent.core.types import F32, F64
+from agent.core.types import F32, F64, Bools
 
 NEWEST: Final = 4  # values of each channel
 STATISTIC_ROWS: Final = 20  # of which mean and deviation are taken
@@ -32,6 +34,20 @@ _STD_OFFSET: Final = 0.1
 _LEAST_VARIANCE: Final = 1e-4
 _NOTHING: Final = 1e-3
 _MOST_Z: Final = 30.0
+
+
+class Waiting(msgspec.Struct):
+    """A whitened vector, float16 [dim], on its way in; `alert` is the id of the one that was odd with it, if any."""
+
+    white: npt.NDArray[np.float16]
+    at: float
+    admitted: bool
+    alert: str = ""
+    mark: int = 0
+
+    def state(self) -> list[Any]:
+        """Return its fields, for a snapshot."""
+        return [self.white, self.at, self.admitted, self.alert, self.mark]
 
 
 def joint_features(tail: F32, centre: F64, spread: F64) -> F64:
@@ -65,7 +81,7 @@ class JointReference:
     is -log10 of the normal tail of the mean of the last ten z.
     """
 
-    _STATE: Final = ("centre", "spread", "mean", "whitening", "entries", "times", "moments", "recent")
+    _STATE: Final = ("centre", "spread", "mean", "whitening", "entries", "times", "marks", "moments", "recent")
 
     def __init__(self, size: int, neighbours: int) -> None:
         self.size, self.neighbours = size, neighbours
@@ -78,7 +94,9 @@ class JointReference:
         self.head = 0
         self.moments = np.array([0.0, 1.0])
         self.recent = np.zeros(SMOOTHING)
-        self.waiting: deque[tuple[npt.NDArray[np.float16], float, bool]] = deque()
+        self.marks: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)  # by which accepted alert each came in, else 0
+        self.waiting: deque[Waiting] = deque()
+        self.held: OrderedDict[str, list[Waiting]] = OrderedDict()  # what each of the last alerts was refused
 
     def learn(self, rows: F32, times: F64, spread: F64) -> None:
         """Learn a warm-up: `rows` float32 [rows, channels], `times` float64 [rows], `spread` float64 [channels]."""
@@ -97,6 +115,7 @@ class JointReference:
         kept = white[-self.size :]
         self.entries = kept.astype(np.float16)
         self.times = times[ROWS - 1 :][whole][-self.size :].astype(np.float64)
+        self.marks = np.zeros(len(kept), np.uint8)
         self.head = len(kept) % self.size
         raw = self._held_out(white)
         self.moments = np.array([raw.mean(), max(float(raw.var()), _LEAST_VARIANCE)])
@@ -151,17 +170,57 @@ class JointReference:
 
     def wait(self, white: F32, at: float, *, admitted: bool, guard: int) -> None:
         """Let a vector wait behind the guard, and in the one whose guard has passed if it was admitted."""
-        self.waiting.append((white.astype(np.float16), at, admitted))
+        self.waiting.append(Waiting(white.astype(np.float16), at, admitted))
         while len(self.waiting) > guard:
-            entry, entered_at, may = self.waiting.popleft()
-            if not may:
-                continue
-            if len(self.entries) < self.size:
-                self.entries = np.vstack([self.entries, entry])
-                self.times = np.append(self.times, entered_at)
-            else:
-                self.entries[self.head], self.times[self.head] = entry, entered_at
-            self.head = (self.head + 1) % self.size
+            one = self.waiting.popleft()
+            if one.admitted:
+                self._enter(one)
+            elif one.alert:
+                held = self.held.setdefault(one.alert, [])
+                held.append(one)
+                del held[:-MAX_WINDOWS]
+                while len(self.held) > MAX_ALERTS:
+                    self.held.popitem(last=False)
+
+    def _enter(self, one: Waiting) -> None:
+        if len(self.entries) < self.size:
+            self.entries = np.vstack([self.entries, one.white])
+            self.times, self.marks = np.append(self.times, one.at), np.append(self.marks, np.uint8(one.mark))
+        else:
+            self.entries[self.head], self.times[self.head], self.marks[self.head] = one.white, one.at, one.mark
+        self.head = (self.head + 1) % self.size
+
+    def hold_back(self, alert: str) -> None:
+        """Keep the newest vector for an alert, should it be refused: an operator may let it in."""
+        self.waiting[-1].alert = alert
+
+    def accept(self, alert: str, mark: int) -> int:
+        """Let in what an alert held back, under a `mark` from 1 to 255; return how many vectors."""
+        self.marks[self.marks == mark] = 0  # of an alert long ago
+        held = self.held.pop(alert, [])
+        for one in held:
+            one.mark = mark
+            self._enter(one)
+        waiting = [one for one in self.waiting if one.alert == alert and not one.admitted]
+        for one in waiting:
+            one.admitted, one.mark = True, mark
+        return len(held) + len(waiting)
+
+    def marked(self, mark: int) -> Bools:
+        """Return which entries an accepted alert let in, bool [entries]."""
+        return self.marks == mark
+
+    def within(self, begin: float, end: float) -> Bools:
+        """Return which entries are of a time span, bool [entries]."""
+        return (np.floor(self.times) >= np.floor(begin)) & (np.floor(self.times) <= np.floor(end))
+
+    def remove(self, leaving: Bools) -> int:
+        """Take entries out, bool [entries]; the others keep their order. Return how many left."""
+        order = np.roll(np.arange(len(self.entries)), -self.head if len(self.entries) == self.size else 0)
+        kept = order[~leaving[order]]
+        self.entries, self.times, self.marks = self.entries[kept], self.times[kept], self.marks[kept]
+        self.head = len(kept) % self.size
+        return int(leaving.sum())
 
     def nearest(self, white: F32, count: int) -> list[tuple[float, float]]:
         """Return (time, distance) of the references nearest to float32 [dim], nearest first."""
@@ -171,14 +230,16 @@ class JointReference:
     def snapshot(self) -> dict[str, Any]:
         """Return everything needed to go on as if never stopped."""
         state = {name: np.copy(getattr(self, name)) for name in self._STATE}
-        return {**state, "head": self.head, "waiting": [list(one) for one in self.waiting]}
+        held = {alert: [one.state() for one in windows] for alert, windows in self.held.items()}
+        return {**state, "head": self.head, "waiting": [one.state() for one in self.waiting], "held": held}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it up again."""
         for name in self._STATE:
             setattr(self, name, np.copy(state[name]))
         self.head = state["head"]
-        self.waiting = deque((entry, at, admitted) for entry, at, admitted in state["waiting"])
+        self.waiting = deque(Waiting(*one) for one in state["waiting"])
+        self.held = OrderedDict((alert, [Waiting(*one) for one in held]) for alert, held in state["held"].items())
 
 
 def whitening(features: F64) -> F64:

@@ -51,3 +51,8 @@ def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:
     larger = np.empty((max(lanes, 2 * len(array)), *array.shape[1:]), array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def kept(array: npt.NDArray[Any], lane: int, order: I64) -> None:
+    """Leave in one lane's ring only the places in `order`, int64 [n], oldest first: they move to its beginning."""
+    array[lane, : len(order)] = array[lane, order]

@@ -73,7 +73,7 @@ class Assessment(msgspec.Struct, frozen=True):
     the stream's `score` is their reduction. `view_scores` float32 [views, parts] are -log10 p per view
     (NaN where a view is not ready) and `range_scores` float32 [parts] the novelty of range. `raw_scores` float32
     [views, parts] are what the p-values were made of. `frozen_scores` float32 [parts] is -log10 of the p-value of
-    how long the value has not changed.
+    how long the value has not changed, and `frozen_score` their reduction.
     """
 
     at: float
@@ -84,3 +84,4 @@ class Assessment(msgspec.Struct, frozen=True):
     range_scores: F32
     raw_scores: F32
     frozen_scores: F32
+    frozen_score: float = 0.0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent.core.alerting import AlertSettings, Direction, FrozenPolicy
 from agent.core.bank import combined
-from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
+from agent.core.budget import HIGHEST, LOWEST, MAX_ALERTS, STEP, BudgetControl
 from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
@@ -120,7 +120,7 @@ def test_a_value_that_no_longer_changes_alarms_unless_that_is_ignored():
         detector = make(alert=AlertSettings(frozen=policy))
         feed(detector, normal(600))
         scores[policy] = feed(detector, stuck)[-1]
-    assert scores[FrozenPolicy.ALERT].score > 4 > scores[FrozenPolicy.IGNORE].score
+    assert scores[FrozenPolicy.ALERT].frozen_score > 4
     assert scores[FrozenPolicy.ALERT].frozen_scores.argmax() == 0
     assert not scores[FrozenPolicy.IGNORE].frozen_scores.any()
 
@@ -246,7 +246,7 @@ def test_the_evidence_tells_since_when_nothing_was_as_odd():
 
 def test_what_a_channel_takes_grows_with_what_is_kept():
     small, large = make(), make(reference=ReferenceSettings(size=2000, warm_up=150))
-    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 32 + 4)
+    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 32 + 2 * (4 + 1))
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
@@ -309,13 +309,51 @@ def test_the_threshold_rises_with_alerts_and_sinks_with_quiet_within_bounds():
     assert control.threshold == pytest.approx(2.0 - LOWEST)
     for _ in range(50):
         control.decide(raised=True)
-    assert control.threshold == pytest.approx(2.0 + HIGHEST)
+    assert control.threshold == pytest.approx(2.0 + HIGHEST, abs=0.01)
     again = BudgetControl(control.budget)
     again.configure(1.0)
     again.restore(control.snapshot())
     assert (again.threshold, again.ratio) == (control.threshold, control.ratio)
     assert control.odd(4.9, firing=True)
     assert not control.odd(4.9, firing=False)
+
+
+def test_a_confirmed_alarm_neither_counts_nor_lifts_the_threshold():
+    control, quiet = (BudgetControl(Budget(count=1, per_decisions=100)) for _ in range(2))
+    for one in (control, quiet):
+        one.configure(1.0)
+    control.decide(raised=True, alert="a")
+    quiet.decide(raised=False)
+    for _ in range(10):
+        control.decide(raised=False)
+        quiet.decide(raised=False)
+    assert control.ratio > 1
+    again = BudgetControl(control.budget)
+    again.configure(1.0)
+    again.restore(control.snapshot())
+    for one in (control, again):
+        assert one.knows("a")
+        assert one.confirm("a")
+        assert not one.confirm("a")
+        assert one.ratio == 0.0
+        assert one.threshold == pytest.approx(quiet.threshold)
+
+
+def test_confirming_takes_back_only_what_was_lifted_and_keeps_to_the_bounds():
+    control = BudgetControl(Budget(count=1, per_decisions=100))
+    control.configure(1.0)
+    for i in range(MAX_ALERTS + 10):
+        control.decide(raised=True, alert=str(i))
+    assert [control.knows(str(i)) for i in (0, 9, 10, MAX_ALERTS + 9)] == [False, False, True, True]
+    assert control.confirm(str(MAX_ALERTS + 9))  # the threshold was at its bound: it lifted nothing
+    assert control.threshold == pytest.approx(2.0 + HIGHEST, abs=0.01)
+    low = BudgetControl(control.budget)
+    low.configure(1.0)
+    low.decide(raised=True, alert="a")
+    for _ in range(10_000):
+        low.decide(raised=False)
+    assert low.confirm("a")
+    assert low.threshold == pytest.approx(2.0 - LOWEST)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 1 / 24, 1 / 168, 1e-3, 1e-6])
