@@ -22,10 +22,11 @@ from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
+    from agent.core.budget import BudgetControl
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -349,16 +350,12 @@ class Pipeline:
         if due.turns != stream.turns:
             stream.turns = due.turns
             machine.rewind(due.at)
-        transition = None
         threshold = detector.budget.threshold
-        if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
-            leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
-            before = machine.progress
-            transition = machine.observe(due.at, odd=odd, leading=leading)
-            if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
-                outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
-        detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+        before = machine.progress
+        channels, parts = detector.grid.channels, assessment.part_scores
+        transition = judge(detector.budget, machine, due.at, assessment.score, lambda: channels[int(np.argmax(parts))])
+        if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
+            outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
         if transition is not None:
@@ -397,6 +394,21 @@ class Pipeline:
         outcome.alerts.append(AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot()))
         firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
         self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
+
+
+def judge(
+    budget: BudgetControl, machine: AlertMachine, at: float, score: float, leading: Callable[[], str]
+) -> AlertTransition | None:
+    """Let one decision's score drive the alert, and the alert the budget; return what is to be published.
+
+    `leading` names the channel that an odd decision is about.
+    """
+    transition = None
+    if at > machine.last_at or machine.state is AlertState.INACTIVE:
+        odd = budget.odd(score, firing=machine.state is AlertState.FIRING)
+        transition = machine.observe(at, odd=odd, leading=leading() if odd else "")
+    budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+    return transition
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

@@ -44,7 +44,9 @@ def test_it_watches_until_it_is_interrupted(mosquitto):
     process = subprocess.Popen(
         [*COMMAND, "--broker", mosquitto.url, "--forever"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: re.search(r"Received PUBLISH .*'demo/machine'", mosquitto.log), 60)  # its own readings: it watches
+    wait_until(
+        lambda: re.search(r"Received PUBLISH .*'demo/machine'", mosquitto.log), 60
+    )  # its own readings: it watches
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors

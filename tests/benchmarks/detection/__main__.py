@@ -7,7 +7,6 @@ of 1,000 windows). For the figures of one command to be comparable they use one 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 import time
@@ -17,15 +16,15 @@ from typing import Any
 from tqdm import tqdm
 
 from agent.errors import RedshankError
+from tests.benchmarks.detection.drive import keep_memory
 from tests.benchmarks.detection.encoders import make_encoder
 from tests.benchmarks.detection.injected import Injected
 from tests.benchmarks.detection.nab import Nab
 from tests.benchmarks.detection.recordings import missing
 from tests.benchmarks.detection.skab import Skab
+from tests.benchmarks.tables import line
 
 SETS = {"nab": Nab, "skab": Skab, "injected": Injected}
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 1 << 30
 _PROFILES = ("standard", "reward_low_FP_rate", "reward_low_FN_rate")
 
 
@@ -83,11 +82,6 @@ def kinds_table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def line(cells: list[str]) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def arguments() -> argparse.Namespace:
     """Return what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.detection", description=__doc__)
@@ -111,9 +105,7 @@ def main() -> int:
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):  # memory that is taken again and again stays with us
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    keep_memory()
     sets = {name: SETS[name](wanted.data) for name in names}
     if wanted.check_scorer:
         nab = sets.get("nab") or Nab(wanted.data)
