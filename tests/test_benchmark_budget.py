@@ -87,6 +87,7 @@ def test_an_injection_changes_nothing_behind_it():
     played = play(tracks[0], Held(BUDGET), ALERT)
     assert played.raised == [301]
     assert played.found == [True, False, None, False]
+    assert played.delays == [1, None, None, None]
     assert played.by_chance == [False, False, None, True]
     cell = _cell(tracks, [played], {"a": [(300, 320), (350, 360)]})
     assert (cell["observed"], cell["expected"], cell["ratio"]) == (1, pytest.approx(4.0), pytest.approx(0.25))
@@ -96,9 +97,9 @@ def test_an_injection_changes_nothing_behind_it():
 
 def test_the_worst_day_is_that_of_one_stream():
     tracks = [track(np.zeros(3 * DAY)), track(np.zeros(3 * DAY))]
-    played = [Played(1.0, rows, rows, [], []) for rows in ([1, 5, DAY + 1], [7])]
+    played = [Played(1.0, rows, rows, [], [], []) for rows in ([1, 5, DAY + 1], [7])]
     assert worst_day(tracks, played) == 2
-    assert worst_day(tracks, [Played(1.0, [], [], [], [])] * 2) == 0
+    assert worst_day(tracks, [Played(1.0, [], [], [], [], [])] * 2) == 0
 
 
 def test_a_held_threshold_stays_and_a_conformal_level_follows_gibbs_and_candes():

@@ -48,14 +48,15 @@ class Track:
 class Played:
     """What a control made of a track: rows at which alerts began, and for each branch whether one did.
 
-    `raised` leaves out what began inside labels. A branch where an alert was firing already has None; `by_chance` is
-    what the same rows gave undisturbed.
+    `raised` leaves out what began inside labels. A branch where an alert was firing already has None; `delays` are
+    in rows, 0 at the first one, None where nothing was found; `by_chance` is what the same rows gave undisturbed.
     """
 
     expected: float
     raised: list[int]
     raised_all: list[int]
     found: list[bool | None]
+    delays: list[int | None]
     by_chance: list[bool | None]
 
 
@@ -67,33 +68,42 @@ def play(track: Track, control: Control, alert: AlertSettings) -> Played:
     ats, scores = track.at[rows].tolist(), track.scores[rows].tolist()
     leave = {branch.row: branch for branch in track.branches}
     raised: list[int] = []
-    found: dict[int, bool | None] = {}
+    found: dict[int, int | None] = {}
     for row, at, score in zip(rows.tolist(), ats, scores, strict=True):
         if row in leave:
             found[row] = _branch(track, leave[row], copy.copy(control), copy.copy(machine))
         transition = judge(control, machine, at, score, str)  # type: ignore[arg-type]  every method has its face
         if transition is not None and transition.event is AlertEvent.RAISED:
             raised.append(row)
-    results = [found.get(branch.row) for branch in track.branches]
+    delays = [found.get(branch.row) for branch in track.branches]
+    results = [None if delay is None else delay >= 0 for delay in delays]
     chance = [
         None if result is None else any(b.row <= row < b.row + len(b.scores) for row in raised)
         for b, result in zip(track.branches, results, strict=True)
     ]
     expected = control.rate * int(track.counts[rows].sum())
-    return Played(expected, [row for row in raised if track.counts[row]], raised, results, chance)
+    return Played(
+        expected,
+        [row for row in raised if track.counts[row]],
+        raised,
+        results,
+        [d if hit else None for d, hit in zip(delays, results, strict=True)],
+        chance,
+    )
 
 
-def _branch(track: Track, branch: Branch, control: Control, machine: AlertMachine) -> bool | None:
+def _branch(track: Track, branch: Branch, control: Control, machine: AlertMachine) -> int | None:
+    """Return how many rows later an alert begins, -1 if none does, None if one fires already."""
     if machine.state is AlertState.FIRING:
         return None
     ats = track.at[branch.row : branch.row + len(branch.scores)].tolist()
-    for at, score in zip(ats, branch.scores.tolist(), strict=True):
+    for row, (at, score) in enumerate(zip(ats, branch.scores.tolist(), strict=True)):
         if math.isnan(score):
             continue
         transition = judge(control, machine, at, score, str)  # type: ignore[arg-type]  as above
         if transition is not None and transition.event is AlertEvent.RAISED:
-            return True
-    return False
+            return row
+    return -1
 
 
 def worst_day(tracks: list[Track], played: list[Played]) -> int:
