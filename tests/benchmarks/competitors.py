@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,30 +82,33 @@ class HalfSpace:
 
 
 class NearestConformal:
-    """PySAD's KNN-CAD, a probation of 500 rows: 19 values, 27 neighbours, silent for 100 rows behind an alarm."""
+    """PySAD's KNN-CAD: 19 values, 27 neighbours, silent for a fifth of the probation behind an alarm."""
 
-    def __init__(self) -> None:
+    def __init__(self, probation: int = KNN_PROBATION) -> None:
         try:
-            from pysad.models import KNNCAD  # noqa: PLC0415  an extra
+            self._model = _nearest_class()(probationary_period=probation)
         except ImportError as error:
             raise missing_package(error, "KNN-CAD") from error
-        self.model = KNNCAD(probationary_period=KNN_PROBATION)
-        score = self.model._score
-        self._raw: float | None = None
-
-        def keeping(value: float) -> tuple[float, float | None]:
-            made = score(value)
-            self._raw = made[1]
-            return made
-
-        self.model._score = keeping
 
     def step(self, value: float) -> tuple[float, float]:
         """Return PySAD's score and the logarithm of the window's distance."""
-        own = float(self.model.fit_score_partial(value))
-        if self._raw is None:
-            return math.nan, math.nan
-        return own, math.log(max(self._raw, 0.0) + _LEAST)
+        own, raw = float(self._model.fit_score_partial(value)), self._model.raw
+        return (math.nan, math.nan) if raw is None else (own, math.log(max(raw, 0.0) + _LEAST))
+
+
+@cache
+def _nearest_class() -> Any:
+    """Return KNNCAD that keeps the distance behind its last score in `raw`."""
+    from pysad.models import KNNCAD  # noqa: PLC0415  an extra
+
+    class Keeping(KNNCAD):
+        raw: float | None = None
+
+        def _score(self, value: float) -> tuple[float, float | None]:
+            score, self.raw = super()._score(value)
+            return score, self.raw
+
+    return Keeping
 
 
 class RandomCutForest:

@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 import time
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,8 @@ def run_set(name: str, encoder: BenchmarkEncoder, streams: list[Stream], injecte
     results = {OURS: measured(scored), SHIPPED: shipped(scored)}
     for method in tqdm(methods, desc=name, leave=False, disable=None):
         begun = time.perf_counter()
-        own, raw = competitor(COMPETITORS[method], streams, injected, first, f"{name}: {method}")
+        with redirect_stdout(StringIO()):  # PySAD tells of each singular matrix
+            own, raw = competitor(COMPETITORS[method], streams, injected, first, f"{name}: {method}")
         results[method] = measured(own)
         results[f"{method} + {HEAD}"] = measured(through_our_head(raw, first))
         results[method]["seconds"] = time.perf_counter() - begun
