@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending, Ending
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 
 if TYPE_CHECKING:
     from agent.core.detector import Due

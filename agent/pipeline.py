@@ -22,10 +22,11 @@ from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
+    from agent.core.budget import BudgetControl
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -383,19 +384,19 @@ class Pipeline:
             stream.turns = due.turns
             machine.rewind(due.at)
             stream.alerts[AlertKind.FROZEN].rewind(due.at)
-        transition = None
         threshold = detector.budget.threshold
-        if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            firing = machine.state is AlertState.FIRING
-            odd = detector.budget.odd(assessment.score, firing=firing) and (firing or machine.may_begin(received_at))
-            leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
-            before = machine.progress
-            transition = machine.observe(due.at, odd=odd, leading=leading)
-            if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
-                outcome.alerts.append(alert_row(stream, machine))
-        detector.budget.decide(
-            raised=transition is not None and transition.event is AlertEvent.RAISED, alert=machine.id
+        before = machine.progress
+        channels, parts = detector.grid.channels, assessment.part_scores
+        transition = judge(
+            detector.budget,
+            machine,
+            due.at,
+            assessment.score,
+            lambda: channels[int(np.argmax(parts))],
+            may_begin=machine.may_begin(received_at),
         )
+        if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
+            outcome.alerts.append(alert_row(stream, machine))
         if machine.state is AlertState.INACTIVE:
             detector.quarantine.release()
         else:
@@ -473,6 +474,29 @@ class Pipeline:
 def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
     """Return the exact state of one of the stream's alerts, to be stored."""
     return AlertRow(stream.name, machine.kind.value, machine.snapshot())
+
+
+def judge(
+    budget: BudgetControl,
+    machine: AlertMachine,
+    at: float,
+    score: float,
+    leading: Callable[[], str] = str,
+    *,
+    may_begin: bool = True,
+) -> AlertTransition | None:
+    """Let one decision's score drive the alert, and the alert the budget; return what is to be published.
+
+    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed.
+    """
+    transition = None
+    if at > machine.last_at or machine.state is AlertState.INACTIVE:
+        firing = machine.state is AlertState.FIRING
+        odd = budget.odd(score, firing=firing) and (firing or may_begin)
+        transition = machine.observe(at, odd=odd, leading=leading() if odd else "")
+    raised = transition is not None and transition.event is AlertEvent.RAISED
+    budget.decide(raised=raised, alert=machine.id)
+    return transition
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

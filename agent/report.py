@@ -18,6 +18,7 @@ from agent.core.budget import BudgetControl
 from agent.core.calibration import beyond_support
 from agent.core.types import F64, Budget, Mode
 from agent.core.windowing import Arrival
+from agent.pipeline import judge
 from agent.settings_builder import parse_budget
 
 if TYPE_CHECKING:
@@ -176,10 +177,7 @@ class Trial:
         control, machine = self.control, self._machine
         if turned:
             machine.rewind(at)
-        transition = None
-        if at > machine.last_at or machine.state is AlertState.INACTIVE:
-            transition = machine.observe(at, odd=control.odd(score, firing=machine.state is AlertState.FIRING))
-        control.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+        judge(control, machine, at, score)
 
 
 class BudgetRow(msgspec.Struct, frozen=True):

@@ -32,9 +32,7 @@ def fed(values, stride=1, lanes=1):
 
 def oracle(values):
     """Return the run that lasts and the runs that ended, each between two known changes."""
-    runs = [
-        (value, len(list(group))) for value, group in itertools.groupby(values, key=lambda v: "nan" if v != v else v)
-    ]
+    runs = [(value, len(list(group))) for value, group in itertools.groupby(values, key=str)]
     ended = [length for (value, length), (after, _) in itertools.pairwise(runs) if "nan" not in (value, after)]
     return (0 if runs[-1][0] == "nan" else runs[-1][1]), ended
 
