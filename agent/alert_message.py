@@ -66,8 +66,11 @@ def evidence(
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
     spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
+    season = float(assessment.season_scores[leading])
     if detector.joint is not None:
         spoke = [(assessment.score, "joint")]
+    elif season == season:  # noqa: PLR0124  NaN where there is none
+        spoke = [(season, "season"), spoke[-1]]
     told = order[:MAX_PARTS]
     given = [round(float(shares[part]), _DIGITS) for part in told]
     rest = round(1.0 - sum(given), _DIGITS)

@@ -59,6 +59,7 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     encoder: str = "sensor-small"
     stride: int = 1
     mode: Mode = Mode.ADAPT
+    season_s: Duration | None = None
     score: ScoreSettings = ScoreSettings()
     reference: ReferenceSettings = ReferenceSettings()
     alert: AlertSettings = AlertSettings()
@@ -75,6 +76,7 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
         return DetectorSettings(
             stride=self.stride,
             mode=self.mode,
+            season_s=self.season_s,
             grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing),
             reference=self.reference,
             score=self.score,
@@ -120,7 +122,7 @@ _MOST: Final[dict[type, dict[str, int]]] = {
 }
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
-    StreamSettings: ("period_s",),
+    StreamSettings: ("period_s", "season_s"),
     SilenceSettings: ("after_s",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }

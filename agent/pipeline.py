@@ -105,6 +105,7 @@ class Stream:
             "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
             "channels": list(settings.channels),
             "period_s": settings.period_s,
+            "season_s": settings.season_s,
             "spacing": settings.spacing.value,
             "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
             "stride": settings.stride,

@@ -188,7 +188,7 @@ def test_the_schema_takes_what_is_made(schema, late, kind, ending):
         budget="1 per week",
         late=False,
         threshold=5.0,
-        assessment=None,
+        score=None,
         found=alert_message.silence(40.0, 100.0),
         encoder=None,
     )

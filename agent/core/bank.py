@@ -20,8 +20,17 @@ from agent.core.frozen import FrozenValues
 from agent.core.joint import JointReference
 from agent.core.lanes import Lanes, grown
 from agent.core.quarantine import Accepted, Held, narrowed, widened
-from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace, whole_seconds
+from agent.core.reference import (
+    GUARD_SAMPLES,
+    I8,
+    PROVENANCE_BYTES,
+    AdmissionPolicy,
+    ReferenceWindow,
+    Workspace,
+    whole_seconds,
+)
 from agent.core.scoring import SCORERS, ScoreMethod
+from agent.core.season import Season
 from agent.core.types import F32, F64, I64, Assessment, Bools, Mode
 from agent.core.views import View, plain, windows
 from agent.core.windowing import RING_ROWS
@@ -85,13 +94,14 @@ class DetectorBank:
         self._free: list[tuple[int, int]] = []  # spans of lanes that streams gave back
         self._guard = -(-GUARD_SAMPLES // settings.stride)
         self._references = [
-            ReferenceWindow(settings.reference.size, v.dim, step=v.step, offset=v.offset) for v in views
+            ReferenceWindow(settings.reference.size // v.every, v.dim, step=v.step, offset=v.offset) for v in views
         ]
         # One row for each lane and view, lane by lane: one call serves all of them.
         self._calibration = Calibration()
         self._policy = AdmissionPolicy(settings.mode)
         self._bandwidths: F32 = np.ones((0, len(views)), np.float32)
         self._frozen = FrozenValues()
+        self._season = None if settings.season_s is None else Season(settings.season_s)
         self._low: F64 = np.zeros((0, 2))  # all-time range of the last value and of the mean of 16
         self._high: F64 = np.zeros((0, 2))
         ends = np.cumsum([view.dim for view in views])
@@ -157,6 +167,8 @@ class DetectorBank:
         range_scores, may_alarm = self._range_novelty_and_leave(batch, part, lanes.index, dues)
         ready = np.isfinite(view_scores)
         mean = np.where(ready, view_scores, np.float32(0.0)).sum(axis=1) / np.maximum(ready.sum(axis=1), 1)
+        season_scores = self._season_scores(dues, batch, part, lanes.index)
+        mean = np.where(np.isnan(season_scores), mean, season_scores)
         part_scores = (VIEW_WEIGHT * mean + RANGE_WEIGHT * range_scores).astype(np.float32)
         part_scores[~(ready.any(axis=1) & may_alarm)] = 0.0
         frozen_scores = self._frozen_scores(batch, part, lanes.index)
@@ -175,6 +187,7 @@ class DetectorBank:
                 view_scores[here].T,
                 range_scores[here],
                 raw[here].T,
+                season_scores[here],
                 frozen_scores[here],
                 frozen[place],
             )
@@ -189,6 +202,15 @@ class DetectorBank:
             joint.wait(white, due.at, admitted=admitted, guard=self._guard)
             scores[place] = score
             part_scores[here] = score * np.sqrt(shares)
+
+    def _season_scores(self, dues: list[Due], batch: Batch, part: slice, index: I64) -> F32:
+        """Return -log10 p against the same time of earlier seasons, float32 [lanes], NaN where that is not known."""
+        if self._season is None:
+            return np.full(len(index), np.nan, np.float32)
+        lanes = [len(due.run) for due in dues]
+        at = np.repeat([due.at for due in dues], lanes)
+        period_s = np.repeat([due.detector.grid.period_s or 1.0 for due in dues], lanes)
+        return self._season.follow(index, batch.tails[part, -1], at, period_s, batch.table[part, 0, 0])
 
     def _frozen_scores(self, batch: Batch, part: slice, index: I64) -> F32:
         """Return -log10 of the p-values of how long values have not changed, float32 [lanes]."""
@@ -212,11 +234,13 @@ class DetectorBank:
 
     def _admit(self, dues: list[Due], starts: list[int], query: I8, admitted: Bools) -> None:
         """Let embeddings wait behind the guard, and those in whose guard has passed."""
+        every = np.array([view.every for view in self.views])
         passed: list[tuple[StreamDetector, Waiting]] = []
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
             waiting = due.detector.waiting
-            waiting.append(Waiting(query[here].copy(), admitted[here].copy(), due.at))
+            may_enter = admitted[here] & (due.row // self.settings.stride % every == 0)
+            waiting.append(Waiting(query[here].copy(), may_enter, due.at))
             while len(waiting) > self._guard:
                 passed.append((due.detector, waiting.popleft()))
         if not passed:
@@ -276,6 +300,8 @@ class DetectorBank:
             self._high[first:last, index] = np.nanmax(np.vstack([series, -unknown]), axis=0)
         points = np.ascontiguousarray(rows.T)
         self._frozen.follow(np.arange(first, last), points, len(points[0]) - 1)
+        if self._season is not None:
+            self._season.fill(first, last, rows, due.at, detector.grid.period_s or 1.0)
         missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
         for index, view in enumerate(self.views):
             step = self._warm_up_step(view, len(rows))
@@ -313,7 +339,8 @@ class DetectorBank:
     def _learn(self, lane: int, view: int, entries: I8, times: F64, guard: int) -> None:
         """Take a warm-up's windows of one lane as its references, and its calibration from their distances."""
         reference = self._references[view]
-        reference.fill(lane, entries, times)
+        every = self.views[view].every
+        reference.fill(lane, entries[::-every][::-1], times[::-every][::-1])
         if len(entries) >= MIN_REFERENCES:
             self._calibrate(lane, view, _pairwise(np.ascontiguousarray(entries), reference.step, guard))
 
@@ -339,6 +366,8 @@ class DetectorBank:
         self._calibration.make_room(first * len(self.views), last * len(self.views))
         self._policy.make_room(first * len(self.views), last * len(self.views))
         self._frozen.make_room(first, last)
+        if self._season is not None:
+            self._season.make_room(first, last)
         for name, value in (("_bandwidths", 1.0), ("_low", np.inf), ("_high", -np.inf)):
             array = grown(getattr(self, name), last)
             array[first:last] = value
@@ -380,9 +409,10 @@ class DetectorBank:
     @property
     def lane_bytes(self) -> int:
         """Return the memory that each channel of a stream takes, its raw values on the grid included."""
-        entries = sum(view.dim for view in self.views) * self.settings.reference.size
-        provenance = 5 * len(self.views) * self.settings.reference.size
-        return entries + provenance + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
+        size = self.settings.reference.size
+        entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
+        season = 0 if self._season is None else self._season.lane_bytes
+        return entries + season + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""
@@ -395,6 +425,7 @@ class DetectorBank:
                 "calibration": self._calibration.snapshot(first * views, last * views),
                 "policy": self._policy.snapshot(first * views, last * views),
                 "frozen": self._frozen.snapshot(first, last),
+                "season": None if self._season is None else self._season.snapshot(first, last),
                 "joint": None if detector.joint is None else detector.joint.snapshot(),
                 "bandwidths": self._bandwidths[first:last].copy(),
                 "low": self._low[first:last].copy(),
@@ -413,6 +444,8 @@ class DetectorBank:
             self._calibration.restore(first * len(self.views), learnt["calibration"])
             self._policy.restore(first * len(self.views), learnt["policy"])
             self._frozen.restore(first, learnt["frozen"])
+            if self._season is not None:
+                self._season.restore(first, learnt["season"])
             if learnt["joint"] is not None:
                 detector.joint = self._joint()
                 detector.joint.restore(learnt["joint"])

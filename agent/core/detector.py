@@ -20,7 +20,7 @@ from agent.core.preprocess import REFRESH_ROWS, RobustScale
 from agent.core.quarantine import Quarantine
 from agent.core.reference import I8, ReferenceSettings
 from agent.core.scoring import ScoreSettings
-from agent.core.types import F32, F64, I64, Bools, Mode, Sample, Settings, StreamPhase
+from agent.core.types import F32, F64, I64, Bools, Duration, Mode, Sample, Settings, StreamPhase
 from agent.core.views import View
 from agent.core.windowing import RING_ROWS, Arrival, Grid, GridSettings
 
@@ -32,6 +32,7 @@ class DetectorSettings(Settings, frozen=True):
 
     stride: int = 1
     mode: Mode = Mode.ADAPT
+    season_s: Duration | None = None
     grid: GridSettings = GridSettings()
     reference: ReferenceSettings = ReferenceSettings()
     score: ScoreSettings = ScoreSettings()

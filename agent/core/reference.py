@@ -16,6 +16,7 @@ from agent.core.types import F32, F64, I64, Bools, Mode, Settings
 
 I8 = npt.NDArray[np.int8]
 
+PROVENANCE_BYTES: Final = 5  # of each reference: its time and mark
 GUARD_SAMPLES: Final = 32  # the newest windows overlap the one being scored: they wait before they count
 REFUSE_ABOVE_Z: Final = 4.0
 HOLD_ABOVE_Z: Final = 0.5

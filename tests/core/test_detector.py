@@ -246,7 +246,7 @@ def test_the_evidence_tells_since_when_nothing_was_as_odd():
 
 def test_what_a_channel_takes_grows_with_what_is_kept():
     small, large = make(), make(reference=ReferenceSettings(size=2000, warm_up=150))
-    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 32 + 2 * (4 + 1))
+    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 5) + 900 * (32 + 5)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
