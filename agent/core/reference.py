@@ -21,8 +21,8 @@ GUARD_SAMPLES: Final = 32  # the newest windows overlap the one being scored: th
 REFUSE_ABOVE_Z: Final = 4.0
 HOLD_ABOVE_Z: Final = 0.5
 REOPEN_ABOVE: Final = 0.63  # share of refusals at which a change is taken to be here to stay
-# NAB by time and by rows, without an encoder: 59.7 and 67.0, without a cap 59.9 and 66.8. A cap of 0.5 on
-# windows of any z: 56.5 and 63.2.
+# NAB's standard score by time and by rows, without an encoder: 60.5 and 67.4, without a cap 59.9 and 66.8. With a cap
+# of 0.5 on windows of any z: 56.5 and 63.2.
 RENEW_FREELY_BELOW_Z: Final = 1.0
 RENEWAL: Final = 0.25  # windows above that which may enter for each decision, in the long run
 RENEWAL_BURST: Final = 32.0  # and at once
