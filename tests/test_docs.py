@@ -147,7 +147,7 @@ def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):
     alerts = [one for one in json_blocks(text("docs/mqtt.md")) if "version" in one]
     for alert in alerts:
         schema.validate(alert)
-    assert {alert["kind"] for alert in alerts} == {"anomaly", "silent"}
+    assert {alert["kind"] for alert in alerts} == {"anomaly", "frozen", "silent"}
     assert {alert["event"] for alert in alerts} == {"raised", "cleared"}
 
 
