@@ -37,7 +37,7 @@ def test_a_short_configuration_is_filled_with_defaults(tmp_path):
     made = load(tmp_path, GOOD)
     stream = made.streams[0]
     assert (stream.qos, stream.stride, stream.mode, stream.alert.after) == (1, 1, Mode.ADAPT, 2)
-    assert stream.alert.false_alarms.per_s == 7 * 86400
+    assert stream.alert.budget_for(stream.mode).per_s == 7 * 86400
     assert made.metrics.listen == "127.0.0.1:9791"
 
 

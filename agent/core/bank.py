@@ -542,7 +542,7 @@ class DetectorBank:
         narrowed(self._high[first:last], accepted.high)
         detector.quarantine.forget(alert)
         if detector.joint is not None:
-            return self._take_out_joint(detector.joint, detector.joint.marked(accepted.mark))
+            return detector.joint.forget(accepted.mark)
         return int(left.max(initial=0))
 
     def forget_span(self, detector: StreamDetector, begin: float, end: float) -> int:

@@ -175,7 +175,7 @@ class JointReference:
             one = self.waiting.popleft()
             if one.admitted:
                 self._enter(one)
-            elif one.alert:
+            if one.alert and (one.mark or not one.admitted):
                 held = self.held.setdefault(one.alert, [])
                 held.append(one)
                 del held[:-MAX_WINDOWS]
@@ -197,7 +197,7 @@ class JointReference:
     def accept(self, alert: str, mark: int) -> int:
         """Let in what an alert held back, under a `mark` from 1 to 255; return how many vectors."""
         self.marks[self.marks == mark] = 0  # of an alert long ago
-        held = self.held.pop(alert, [])
+        held = self.held.get(alert, [])
         for one in held:
             one.mark = mark
             self._enter(one)
@@ -209,6 +209,13 @@ class JointReference:
     def marked(self, mark: int) -> Bools:
         """Return which entries an accepted alert let in, bool [entries]."""
         return self.marks == mark
+
+    def forget(self, mark: int) -> int:
+        """Take out what an accepted alert let in; return how many vectors."""
+        waiting = [one for one in self.waiting if one.mark == mark]
+        for one in waiting:
+            one.admitted, one.mark = False, 0
+        return self.remove(self.marked(mark)) + len(waiting)
 
     def within(self, begin: float, end: float) -> Bools:
         """Return which entries are of a time span, bool [entries]."""

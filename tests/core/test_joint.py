@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.core.joint import MANY_CHANNELS, ROWS, SMOOTHING, JointReference, joint_features, normal_tail, whitening
+from agent.core.joint import (
+    MANY_CHANNELS,
+    ROWS,
+    SMOOTHING,
+    JointReference,
+    Waiting,
+    joint_features,
+    normal_tail,
+    whitening,
+)
+from agent.core.quarantine import MAX_ALERTS, MAX_WINDOWS
 
 GUARD = 8
 
@@ -99,6 +109,49 @@ def test_normal_rows_enter_behind_the_guard_and_the_oldest_leave():
     assert len(joint.entries) == len(joint.times) == 300
     assert joint.times.max() > 1000
     assert len(joint.waiting) == GUARD
+
+
+def test_what_an_alert_held_back_can_be_let_in_and_taken_out_again():
+    rows = plant(1200)
+    joint = learnt(rows[:400], size=300)
+    run(joint, rows[400:600], 400)
+    for end in range(600, 640):
+        tail = rows[end - ROWS : end].T + 3.0
+        white = joint.embed(tail)
+        joint.wait(white, float(end), admitted=joint.score(white)[2], guard=GUARD)
+        joint.hold_back("x")
+    again = JointReference(300, 5)
+    again.restore(joint.snapshot())
+    before = joint.times.tolist()
+    odd = joint.score(joint.embed(rows[620:640].T + 3.0))[0]
+    for one in (joint, again):
+        assert one.accept("x", 7) == 40
+        assert one.forget(7) == 40  # some of them still wait
+        assert one.accept("x", 7) == 40
+        run(one, rows[620:660], 640)  # the last of them pass the guard
+        assert one.marked(7).sum() == 40
+    joint.recent[:] = 0.0
+    assert joint.score(joint.embed(rows[620:640].T + 3.0))[0] < odd
+    assert joint.forget(7) == 40
+    assert not joint.marked(7).any()
+    assert {at for at in before if at >= 400} <= set(joint.times.tolist())
+    assert joint.remove(joint.within(400.2, 410.9)) <= 11
+    assert not ((joint.times >= 400) & (joint.times <= 410)).any()
+    run(joint, rows[660:900], 660)
+    assert len(joint.entries) <= 300
+
+
+def test_old_alerts_and_windows_are_let_go():
+    rows = plant(500)
+    joint = learnt(rows[:400])
+    white = joint.embed(rows[400:420].T + 3.0)
+    for alert in range(MAX_ALERTS + 2):
+        for at in range(MAX_WINDOWS + 5):
+            joint.wait(white, float(at), admitted=False, guard=0)
+            joint.waiting.append(Waiting(white.astype(np.float16), float(at), admitted=False, alert=str(alert)))
+    joint.wait(white, 0.0, admitted=False, guard=0)
+    assert list(joint.held) == [str(alert) for alert in range(2, MAX_ALERTS + 2)]
+    assert {len(held) for held in joint.held.values()} == {MAX_WINDOWS}
 
 
 def test_a_missing_channel_is_as_usual():

