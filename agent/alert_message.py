@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 
 if TYPE_CHECKING:
     from agent.core.detector import Due
@@ -17,7 +17,21 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 MAX_PARTS: Final = 5
-LEAST_SHARE: Final = 0.01  # smaller ones are not told in the sentence
+MAX_SENTENCE: Final = 160  # what a telephone shows of a notification
+_DIGITS: Final = 4  # of a share
+_AS_ODD: Final = 0.25  # of the leading channel's share, or more: half of its score. Such others are counted
+_CLEARLY: Final = 0.25  # beyond the expected range by so much of its width; where shape spoke, less is no rise
+_SHORT_NAME: Final = 12
+_PLAIN: Final = (1e-4, 1e7)  # numbers between are written out
+_RESOLVED: Final = 1e-5  # of the largest: digits beyond are not told
+_DAY_S: Final = 86400.0
+_LASTED: Final = ((2 * _DAY_S, _DAY_S, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
+_RECOVERED: Final = {AlertKind.SILENT: "is heard again", AlertKind.FROZEN: "changes again"}
+_ENDINGS: Final = {
+    Ending.NORMAL: "looks normal again",
+    Ending.ACCEPTED: "was accepted as normal",
+    Ending.RELEARNT: "is learnt anew",
+}
 
 
 def timestamp(at: float) -> str:
@@ -26,10 +40,22 @@ def timestamp(at: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def moment(at: float, now: float) -> str:
+    """Return a time in UTC as a person says it on the day of `now`: `20:03 UTC`, `3 March` or `3 March 2024`."""
+    then, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)
+    if then.date() == today.date():
+        return f"{then:%H:%M} UTC"
+    return f"{then.day} {then:%B}" if then.year == today.year else f"{then.day} {then:%B} {then.year}"
+
+
 def evidence(
     due: Due, assessment: Assessment, nearest: list[tuple[float, float]], unlike_since: float
 ) -> dict[str, Any]:
-    """Return what made a decision odd: parts by share (they sum to 1), the view that spoke, the nearest references."""
+    """Return what made a decision odd: parts by share, the view that spoke, the nearest references.
+
+    A share is the square of a channel's score over the sum of all squares. Those of the parts told and of the others
+    sum to 1.
+    """
     detector = due.detector
     scores = np.maximum(assessment.part_scores.astype(np.float64), 0.0)
     weights = np.square(scores)
@@ -40,13 +66,23 @@ def evidence(
     leading = int(order[0]) if len(order) else 0
     spoke = [(float(np.nan_to_num(assessment.view_scores[i, leading])), v.says) for i, v in enumerate(detector.views)]
     spoke.append((1.25 * float(assessment.range_scores[leading]), "range"))
+    season = float(assessment.season_scores[leading])
+    if detector.joint is not None:
+        spoke = [(assessment.score, "joint")]
+    elif season == season:  # noqa: PLR0124  NaN where there is none
+        spoke = [(season, "season"), spoke[-1]]
+    told = order[:MAX_PARTS]
+    given = [round(float(shares[part]), _DIGITS) for part in told]
+    rest = round(1.0 - sum(given), _DIGITS)
+    if len(told) == len(order) or rest < 0:  # only a rounding: the largest takes it
+        given[0], rest = round(given[0] + rest, _DIGITS), 0.0
     parts = []
-    for part in order[:MAX_PARTS]:
+    for part, share in zip(told, given, strict=True):
         value, *expected = rounded(values[part], low[part], high[part])
-        share = round(float(shares[part]), 4)
         parts.append({"name": detector.grid.channels[part], "share": share, "value": value, "expected": expected})
     return {
         "parts": parts,
+        "others": {"count": len(order) - len(told), "share": rest},
         "view": max(spoke)[1],
         "nearest": [{"at": timestamp(at), "distance": round(distance, 4)} for at, distance in nearest],
         "unlike_since": timestamp(unlike_since),
@@ -54,6 +90,25 @@ def evidence(
             "from": timestamp(assessment.at - detector.views[0].span * (detector.grid.period_s or 0.0)),
             "to": timestamp(assessment.at),
         },
+    }
+
+
+def frozen(due: Due, assessment: Assessment, since: float) -> dict[str, Any]:
+    """Return the evidence of values that no longer change: which, and since when the leading one has not."""
+    told = msgspec.structs.replace(assessment, part_scores=assessment.frozen_scores)
+    found = evidence(due, told, [], since)
+    return {**found, "view": "frozen", "span": {"from": timestamp(since), "to": timestamp(assessment.at)}}
+
+
+def silence(heard_at: float, at: float) -> dict[str, Any]:
+    """Return the evidence of silence: the time in which nothing was heard."""
+    return {
+        "parts": [],
+        "others": {"count": 0, "share": 0.0},
+        "view": "silence",
+        "nearest": [],
+        "unlike_since": None,
+        "span": {"from": timestamp(heard_at), "to": timestamp(at)},
     }
 
 
@@ -65,22 +120,83 @@ def rounded(*numbers: float) -> list[float | None]:
 
 
 def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | None) -> str:
-    """Return one sentence for a person."""
+    """Return one sentence for a person, of at most MAX_SENTENCE characters; long names are shortened."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
-        what = "is heard again" if transition.kind is AlertKind.SILENT else "looks normal again"
-        return f"{stream} {what} after {lasted:.0f} s"
+        what = _RECOVERED.get(transition.kind, _ENDINGS[transition.ending])
+        return _fitted(stream, f" {what} after {_duration(lasted)}")
     if transition.kind is AlertKind.SILENT:
-        return f"{stream} has fallen silent"
-    looks = "still looks" if transition.event is AlertEvent.UPDATED else "looks"
-    if not found or not found["parts"]:
-        return f"{stream} {looks} unlike anything seen before"
-    shares = ", ".join(
-        f"{part['name']} {100 * part['share']:.0f} %" for part in found["parts"][:3] if part["share"] >= LEAST_SHARE
-    )
+        return _fitted(stream, " has fallen silent")
+    assert found is not None  # only what an operator ended has none
     first = found["parts"][0]
-    low, high = first["expected"]
-    return f"{stream} {looks} unusual: {shares}; {first['name']} is {first['value']}, normally {low} to {high}"
+    if transition.kind is AlertKind.FROZEN:
+        told, _, _ = written(first["value"], first["value"], first["value"], 0.0)
+        since_s = transition.at - datetime.fromisoformat(found["unlike_since"]).timestamp()
+        return _fitted(
+            stream, ": ", first["name"], f" has not changed for {_duration(since_s)}, and is stuck at {told}"
+        )
+    now = " now" if transition.event is AlertEvent.UPDATED else ""
+    since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
+    return _fitted(stream, f":{now} ", first["name"], f" {_did(first, found['view'], since, _others(found))}")
+
+
+def _duration(lasted_s: float) -> str:
+    unit_s, unit = next((unit_s, unit) for least_s, unit_s, unit in _LASTED if lasted_s >= least_s or not least_s)
+    return f"{lasted_s / unit_s:.0f} {unit}"
+
+
+def _did(part: dict[str, Any], view: str, since: str, others: str) -> str:
+    """Return what a channel did: it rose or fell, or its value is as usual but its course is not."""
+    value, (low, high) = part["value"], part["expected"]
+    unlike = f"nothing like it since {since}"
+    if value is None or low is None or high is None:
+        return f"behaves unusually{others}; {unlike}"
+    beyond = max(value - high, low - value, 0.0)
+    changed = beyond > (_CLEARLY * (high - low) if view == "shape" else 0.0)
+    told, least, most = written(value, low, high, beyond if changed else 0.0)
+    if changed:
+        usual = least if least == most else f"{least} to {most}"
+        return f"{'rose' if value > high else 'fell'} to {told}, normally {usual}{others}; {unlike}"
+    return f"behaves unusually{others}: values as usual ({told}), but their course is not like anything since {since}"
+
+
+def _others(found: dict[str, Any]) -> str:
+    """Return how many channels are about as odd as the leading one, in words."""
+    parts, others = found["parts"], found["others"]
+    enough = _AS_ODD * parts[0]["share"]
+    count = sum(part["share"] >= enough for part in parts[1:])
+    if others["count"] and others["share"] >= enough * others["count"]:
+        count += others["count"]
+    return f", with {count} other{'s' if count > 1 else ''}" if count else ""
+
+
+def written(value: float, low: float, high: float, beyond: float) -> tuple[str, str, str]:
+    """Return the numbers with digits enough to tell them apart, and no more; `beyond` 0 where the value is as usual."""
+    width = high - low
+    largest = max(abs(value), abs(low), abs(high))
+    least = max(min((one for one in (beyond, width) if one > 0), default=0.0), _RESOLVED * largest)
+    if not _PLAIN[0] <= least <= largest < _PLAIN[1]:
+        return f"{value:.3g}", f"{low:.3g}", f"{high:.3g}"
+    digits = 1 - math.floor(math.log10(least))
+    coarse = min(digits, 2 - math.floor(math.log10(beyond))) if beyond > 0 else digits
+    return _plain(value, coarse), _plain(low, digits), _plain(high, digits)
+
+
+def _plain(number: float, decimals: int) -> str:
+    text = f"{round(number, decimals) + 0.0:.{max(0, decimals)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _fitted(stream: str, between: str, channel: str = "", end: str = "") -> str:
+    """Return the texts as one, with the two names cut so that it is short enough."""
+    room = max(2 * _SHORT_NAME, MAX_SENTENCE - len(between) - len(end))
+    rooms = max(room // 2, room - len(channel)), max(room // 2, room - len(stream))
+    return _cut(stream, rooms[0]) + between + _cut(channel, rooms[1]) + end
+
+
+def _cut(name: str, room: int) -> str:
+    """Return a name of at most `room` characters: its end says more than its middle."""
+    return name if len(name) <= room else f"{name[: room // 3]}…{name[room // 3 + 1 - room :]}"
 
 
 def encode(
@@ -93,7 +209,7 @@ def encode(
     budget: str,
     late: bool,
     threshold: float,
-    assessment: Assessment | None,
+    score: float | None,
     found: dict[str, Any] | None,
     encoder: dict[str, str] | None,
 ) -> bytes:
@@ -111,9 +227,9 @@ def encode(
             "started_at": timestamp(transition.started_at),
             "at": timestamp(transition.at),
             "ended_at": None if transition.ended_at is None else timestamp(transition.ended_at),
-            "score": None if assessment is None else round(assessment.score, 3),
-            "p_value": None if assessment is None or assessment.p_value is None else float(f"{assessment.p_value:.3g}"),
-            "p_value_threshold": None if assessment is None else float(f"{10.0**-threshold:.3g}"),
+            "score": None if score is None else round(score, 3),
+            "p_value": None if score is None else float(f"{10.0**-score:.3g}"),
+            "p_value_threshold": None if score is None else float(f"{10.0**-threshold:.3g}"),
             "budget": budget,
             "late": late,
             "message": sentence(stream, transition, found),

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agent.adapters.http import HttpServer
-from agent.adapters.mqtt import MqttClient, MqttEvents, Token, Topics
+from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import installed_runtimes, load_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
-from agent.config import Configuration, default_agent_id
+from agent.commands import Commander
+from agent.config import NO_ENCODER, Configuration, default_agent_id
 from agent.core.types import StreamPhase
 from agent.pipeline import Outcome, Pipeline, Stream
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NO_ENCODER: Final = "none"
 BATCH: Final = 512
 _TURN_S: Final = 0.25
 _STATE_S: Final = 60.0
@@ -55,7 +55,7 @@ def load_encoders(configuration: Configuration, store: Store | None = None) -> d
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    names = sorted({stream.encoder for stream in configuration.streams} - {NO_ENCODER})
+    names = sorted({stream.encoder_name for stream in configuration.streams} - {NO_ENCODER})
     loaded: dict[str, Encoder] = {}
     for name in names:
         bundle = find_bundle(name)
@@ -102,7 +102,12 @@ def save_all(store: Store, pipeline: Pipeline) -> None:
     ]
     store.commit(states, [])
     for stream in pipeline.streams.values():
-        store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
+        save(store, stream)
+
+
+def save(store: Store, stream: Stream) -> None:
+    """Write a stream's snapshot."""
+    store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
 
 
 class Agent(MqttEvents):
@@ -122,8 +127,9 @@ class Agent(MqttEvents):
         restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
         self.pipeline.resume(self.store.topics(), time(), monotonic())
+        self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
-        self._queue: deque[InboundMessage] = deque()
+        self._queue: deque[InboundMessage | Command] = deque()
         self._queue_lock = threading.Lock()
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
@@ -147,6 +153,7 @@ class Agent(MqttEvents):
             events=self,
             topic_prefix=agent.topic_prefix,
             known_subscriptions=self._held,
+            commands=configuration.commands.enabled,
         )
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
@@ -162,6 +169,12 @@ class Agent(MqttEvents):
             while len(queue) > limit and not queue[0].qos:
                 queue.popleft()
                 self.telemetry.queue_dropped.inc()
+        self._arrived.set()
+
+    def on_command(self, command: Command) -> None:
+        """Enqueue, in order with the data."""
+        with self._queue_lock:
+            self._queue.append(command)
         self._arrived.set()
 
     def is_full(self) -> bool:
@@ -257,7 +270,10 @@ class Agent(MqttEvents):
 
     def ready(self) -> bool:
         """Tell whether the broker has accepted us and holds every subscription."""
-        return self.mqtt.connected and all(stream.topic in self._held for stream in self.configuration.streams)
+        wanted = [stream.topic for stream in self.configuration.streams]
+        if self.configuration.commands.enabled:
+            wanted.append(self.topics.command)
+        return self.mqtt.connected and all(topic in self._held for topic in wanted)
 
     def healthy(self) -> bool:
         """Tell whether the worker really moves."""
@@ -283,10 +299,12 @@ class Agent(MqttEvents):
         saved = ticked = monotonic()
         while not self._stopping.is_set():
             self.moved_at = now = monotonic()
-            messages = self._take()
-            if messages:
-                self._unacknowledged += [message for message in messages if message.qos]
-                self._commit(self.pipeline.process(messages))
+            for taken in self._take():
+                if isinstance(taken, Command):
+                    self._obey(taken)
+                    continue
+                self._unacknowledged += [message for message in taken if message.qos]
+                self._commit(self.pipeline.process(taken))
                 if len(self.pipeline.streams) > len(self._states):
                     self._publish_states(now)
             self._forget_delivered()
@@ -305,15 +323,50 @@ class Agent(MqttEvents):
         self._save()
         self._forget_delivered()
 
-    def _take(self) -> list[InboundMessage]:
+    def _take(self) -> list[list[InboundMessage] | Command]:
+        """Return what waits, in order: messages in a row together, each command by itself."""
         with self._queue_lock:
             queue = self._queue
-            messages = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-        self.telemetry.messages_received.inc(len(messages))
-        return messages
+            arrived = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+        taken: list[list[InboundMessage] | Command] = []
+        for one in arrived:
+            if isinstance(one, Command):
+                taken.append(one)
+            elif taken and isinstance(taken[-1], list):
+                taken[-1].append(one)
+            else:
+                taken.append([one])
+        self.telemetry.messages_received.inc(sum(len(one) for one in taken if isinstance(one, list)))
+        return taken
 
-    def _commit(self, outcome: Outcome) -> None:
-        """Store what a batch led to, then acknowledge its messages. What a full disk refuses is tried again."""
+    def _obey(self, command: Command) -> None:
+        """Carry out a command; store what it led to, answer, and acknowledge it."""
+        done = self.commander.obey(command)
+        stored = self._commit(done.outcome) and self._store_changes(done.changed)
+        answer = self.commander.finish(done, stored=stored)
+        if answer is not None and not self.mqtt.publish(done.topic, answer, correlation_data=done.correlation_data):
+            logger.warning("the answer to command %s could not be sent", done.command)
+        if command.qos:
+            self._unacknowledged.append(command.message)
+            self._commit(Outcome([], [], []))
+
+    def _store_changes(self, changed: list[Stream] | None) -> bool:
+        """Write the snapshots of these streams, None for all; tell whether that worked."""
+        if changed is None:
+            return self._save()
+
+        def write() -> None:
+            for stream in changed:
+                save(self.store, stream)
+            self.store.set_topics([stream.topic for stream in self.pipeline.streams.values()])
+
+        return not changed or self._on_disk(write)
+
+    def _commit(self, outcome: Outcome) -> bool:
+        """Store what a batch led to, then acknowledge its messages. What a full disk refuses is tried again.
+
+        Return whether all that is owed is on disk.
+        """
         self._owed.alerts += outcome.alerts
         self._owed.outbox += outcome.outbox
         stored = not self._owed.alerts or self._on_disk(lambda: self.store.commit(self._owed.alerts, self._owed.outbox))
@@ -334,6 +387,7 @@ class Agent(MqttEvents):
                 found = decided.assessment
                 body = {"at": found.at, "score": found.score, "p_value": found.p_value}
                 self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
+        return stored
 
     def _on_disk(self, write: Callable[[], None]) -> bool:
         """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
@@ -370,7 +424,7 @@ class Agent(MqttEvents):
             self._republish = False
         known = len(self._retained)
         for stream in list(self.pipeline.streams.values()):
-            key = f"{stream.phase}{[machine.state for machine in stream.alerts.values()]}".encode()
+            key = f"{stream.phase}{[(one.state, one.snoozed_until) for one in stream.alerts.values()]}".encode()
             before, at = self._states.get(stream.name, (b"", 0.0))
             if everything or key != before or now - at >= _STATE_S:
                 topic = self.topics.state(stream.name)
@@ -408,8 +462,9 @@ class Agent(MqttEvents):
             for phase in StreamPhase:
                 telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
-            self._on_disk(lambda: save_all(self.store, self.pipeline))
+            stored = self._on_disk(lambda: save_all(self.store, self.pipeline))
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)
+        return stored

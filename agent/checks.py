@@ -16,7 +16,7 @@ def warnings(configuration: Configuration) -> list[str]:
     """Return one sentence for each doubt."""
     found = []
     for stream in configuration.streams:
-        budget = stream.alert.false_alarms
+        budget = stream.alert.budget_for(stream.mode)
         period_s = stream.period_s or 1.0
         if beyond_support(budget.rate_per_decision(stream.stride * period_s)):
             found.append(

@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--time-column", default="time", help="the CSV file's time column")
     replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
     replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
+    replay.add_argument("--report", type=Path, metavar="FILE.html", help="draw values, scores, alerts, other budgets")
     replay.add_argument("--state", type=Path, help="start from this state directory, and leave the new state there")
     demo = commands.add_parser("demo", help="watch this machine, provoke a disturbance, show the alert")
     demo.add_argument("--broker", metavar="URL", help="use this broker; default: start Mosquitto, else amqtt")
@@ -174,17 +175,32 @@ def _record(options: argparse.Namespace) -> int:
 def _replay(options: argparse.Namespace) -> int:
     from agent.config import load_configuration  # noqa: PLC0415  as above
     from agent.replay import replay  # noqa: PLC0415  as above
+    from agent.report import Report  # noqa: PLC0415  as above
 
+    if options.report is not None:
+        try:
+            from agent.report_page import page  # noqa: PLC0415  needs the extra
+        except ModuleNotFoundError as error:
+            sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[report]'\n")
+            return EXIT_CONFIGURATION
+    configuration = load_configuration(options.config)
+    report = None
+    if options.report is not None:
+        report = Report()
+        options.report.open("a").close()  # what cannot be written is told before the replay
     summary = replay(
         options.recording,
-        load_configuration(options.config),
+        configuration,
         stream=options.stream,
         time_column=options.time_column,
         scores=options.scores,
         alerts=options.alerts,
         state=options.state,
         progress=sys.stderr.isatty(),
+        tap=report,
     )
+    if report is not None:
+        options.report.write_text(page(report, summary, options.recording.name), encoding="utf-8")
     for alert in summary.alerts:
         sys.stdout.write(f"{alert['at']} {alert['event']} {alert['id']} {alert['message']}\n")
     rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items())) or "none"

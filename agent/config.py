@@ -17,11 +17,12 @@ from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Duration, Mode, Settings, Size
-from agent.core.windowing import GridSettings
+from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
 
 MAX_FILE_BYTES: Final = 1 << 20
+NO_ENCODER: Final = "none"
 _LAST_PORT: Final = 65535
 
 
@@ -54,21 +55,29 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     kind: str = "sensor"
     period_s: Duration | None = None
     carry_limit: int = 5
+    spacing: Spacing = Spacing.AUTO
     encoder: str = "sensor-small"
     stride: int = 1
     mode: Mode = Mode.ADAPT
+    season_s: Duration | None = None
     score: ScoreSettings = ScoreSettings()
     reference: ReferenceSettings = ReferenceSettings()
     alert: AlertSettings = AlertSettings()
     silence: SilenceSettings = SilenceSettings()
     score_topic: ScoreTopic = ScoreTopic.NEVER
 
+    @property
+    def encoder_name(self) -> str:
+        """Return the encoder that is used: none for `hold`, which compares all channels as one plain vector."""
+        return NO_ENCODER if self.mode is Mode.HOLD else self.encoder
+
     def detector(self) -> DetectorSettings:
         """Return the part that the core needs."""
         return DetectorSettings(
             stride=self.stride,
             mode=self.mode,
-            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit),
+            season_s=self.season_s,
+            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing),
             reference=self.reference,
             score=self.score,
             alert=self.alert,
@@ -81,12 +90,20 @@ class MetricsSettings(Settings, frozen=True):
     listen: str = "127.0.0.1:9791"
 
 
+class CommandSettings(Settings, frozen=True):
+    """Whether operators may command over MQTT, and below which topic an answer may go where they ask for it."""
+
+    enabled: bool = False
+    reply_topic_prefix: str | None = None
+
+
 class Configuration(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     agent: AgentSettings = AgentSettings()
     broker: BrokerSettings = BrokerSettings()
     streams: list[StreamSettings]
+    commands: CommandSettings = CommandSettings()
     metrics: MetricsSettings = MetricsSettings()
 
 
@@ -105,7 +122,7 @@ _MOST: Final[dict[type, dict[str, int]]] = {
 }
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
-    StreamSettings: ("period_s",),
+    StreamSettings: ("period_s", "season_s"),
     SilenceSettings: ("after_s",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }
@@ -160,6 +177,12 @@ def _cross_check(builder: Builder) -> None:
             host, _, port = made.listen.rpartition(":")
             if not host or not port.isdecimal() or int(port) > _LAST_PORT:
                 builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+        elif isinstance(made, CommandSettings):
+            prefix = made.reply_topic_prefix
+            if prefix is not None and (
+                not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
+            ):
+                builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
         elif isinstance(made, TimeSettings):
             try:
                 ZoneInfo(made.zone)

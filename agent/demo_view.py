@@ -119,8 +119,11 @@ def alert_panel(raised: dict[str, Any], cleared: dict[str, Any] | None) -> Panel
                 f"{_short(part['value'])} {unit}",
                 f"normally {_short(low)} to {_short(high)}",
             )
-    about = f"p {raised['p_value']:.1e}, threshold {raised['p_value_threshold']:.1e}, budget {raised['budget']}"
-    told = Text(f"{raised['message'].split(':')[0]}; id {raised['id']}", style="bold")
+    about = (
+        f"p {raised['p_value']:.1e}, threshold {raised['p_value_threshold']:.1e}, budget {raised['budget']}; "
+        f"id {raised['id']}"
+    )
+    told = Text(raised["message"], style="bold")
     if cleared is None:
         return Panel(
             Group(told, parts, Text(about, style="dim")), title="ALERT raised, over MQTT", **_frame("bold red")

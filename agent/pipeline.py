@@ -5,27 +5,28 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, timestamp
-from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition
+from agent.alert_message import encode, evidence, frozen, silence, timestamp
+from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
-from agent.core.types import Assessment, Sample, StreamPhase
+from agent.core.types import Assessment, Mode, Sample, StreamPhase
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
+    from agent.core.budget import BudgetControl
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -34,7 +35,7 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 3
+SNAPSHOT_SCHEMA: Final = 4
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -63,7 +64,11 @@ class Stream:
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
         self.alerts = {
             kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
-            for kind, how in ((AlertKind.ANOMALY, settings.alert), (AlertKind.SILENT, once))
+            for kind, how in (
+                (AlertKind.ANOMALY, settings.alert),
+                (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
+                (AlertKind.SILENT, once),
+            )
         }
         self.turns = 0  # of the grid, at the last decision
         self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
@@ -79,8 +84,14 @@ class Stream:
 
     @property
     def bytes(self) -> int:
-        """Return the memory that the stream takes, or will once it has learnt."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes
+        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
+        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
+
+    def relearn(self) -> None:
+        """Begin anew, as if never seen: all that was learnt is given up."""
+        self.bank.release(self.detector)
+        self.detector = self.bank.detector(self.settings.channels)
+        self.turns, self.pending_row, self.assessment = 0, None, None
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -94,6 +105,9 @@ class Stream:
             "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
             "channels": list(settings.channels),
             "period_s": settings.period_s,
+            "season_s": settings.season_s,
+            "spacing": settings.spacing.value,
+            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
             "stride": settings.stride,
             "size": settings.reference.size,
             "method": settings.score.method.value,
@@ -110,6 +124,7 @@ class Stream:
             "learning_left_s": None if period is None else round(left * period, 1),
             "alert": anomaly.state,
             "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
+            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
             "score": round(assessment.score, 3) if assessment else None,
             "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
             "reference_fill": self.bank.reference_size(detector),
@@ -136,6 +151,22 @@ class Outcome(msgspec.Struct):
     decided: list[Decided]
 
 
+class Tap(Protocol):
+    """Who looks on in a replay, for a report: nobody in the daemon."""
+
+    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+        """See what became of a reading."""
+        ...
+
+    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+        """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
+        ...
+
+    def told(self, stream: Stream, message: dict[str, Any]) -> None:
+        """See an alert's message."""
+        ...
+
+
 class Pipeline:
     """All streams of one agent."""
 
@@ -160,6 +191,7 @@ class Pipeline:
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[Stream, Due, float]] = []
         self._pending_lanes = 0
+        self.tap: Tap | None = None
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -197,10 +229,11 @@ class Pipeline:
                 continue
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
-            if quiet_s >= after and machine.state is AlertState.INACTIVE:
+            if quiet_s >= after and machine.state is AlertState.INACTIVE and machine.may_begin(now):
                 transition = machine.observe(stream.heard_at + after, odd=True)
                 if transition is not None:
-                    self._publish(stream, transition, now, outcome)
+                    found = silence(stream.heard_at, transition.at)
+                    self._publish(stream, transition, now, outcome, found)
         return outcome
 
     def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
@@ -247,7 +280,7 @@ class Pipeline:
         return None
 
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
-        encoder = self._encoders.get(settings.encoder)
+        encoder = self._encoders.get(settings.encoder_name)
         agent = self._configuration.agent
         bank = self._bank(settings, encoder)
         stream = Stream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
@@ -260,7 +293,7 @@ class Pipeline:
     def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
         """Return the bank of all streams with equal settings."""
         wanted = settings.detector()
-        key = (settings.encoder, msgspec.json.encode(wanted))
+        key = (settings.encoder_name, msgspec.json.encode(wanted))
         if key not in self._banks:
             views = (
                 views_for(encoder.length, encoder.dim, encoder.output_step, encoder.output_offset)
@@ -276,11 +309,13 @@ class Pipeline:
             self._flush(outcome)  # what was decided before is told before
             transition = machine.observe(at, odd=False)
             if transition is not None:
-                self._publish(stream, transition, at, outcome)
+                self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
     def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
+        if self.tap is not None:
+            self.tap.sampled(stream, sample, arrival)
         reason = _DROPPED.get(arrival)
         if reason is not None:
             self._observer.rejected(stream.topic, reason.value)
@@ -349,24 +384,51 @@ class Pipeline:
         if due.turns != stream.turns:
             stream.turns = due.turns
             machine.rewind(due.at)
-        transition = None
+            stream.alerts[AlertKind.FROZEN].rewind(due.at)
         threshold = detector.budget.threshold
-        if due.at > machine.last_at or machine.state is AlertState.INACTIVE:
-            odd = detector.budget.odd(assessment.score, firing=machine.state is AlertState.FIRING)
-            leading = detector.grid.channels[int(np.argmax(assessment.part_scores))] if odd else ""
-            before = machine.progress
-            transition = machine.observe(due.at, odd=odd, leading=leading)
-            if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
-                outcome.alerts.append(AlertRow(stream.name, machine.kind.value, machine.snapshot()))
-        detector.budget.decide(raised=transition is not None and transition.event is AlertEvent.RAISED)
+        before = machine.progress
+        channels, parts = detector.grid.channels, assessment.part_scores
+        transition = judge(
+            detector.budget,
+            machine,
+            due.at,
+            assessment.score,
+            lambda: channels[int(np.argmax(parts))],
+            may_begin=machine.may_begin(received_at),
+        )
+        if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
+            outcome.alerts.append(alert_row(stream, machine))
+        if machine.state is AlertState.INACTIVE:
+            detector.quarantine.release()
+        else:
+            stream.bank.quarantine(due, machine.current_id, firing=machine.state is AlertState.FIRING)
         outcome.decided.append(Decided(stream.name, assessment, machine.state))
         self._observer.decided(stream.name, assessment, received_at)
+        if self.tap is not None:
+            self.tap.decided(stream, due, assessment, threshold)
         if transition is not None:
             channel = int(np.argmax(assessment.part_scores))
             nearest = stream.bank.nearest(due, channel)
             since, _ = stream.bank.unlike_since(due, assessment, channel, transition.started_at)
             found = evidence(due, assessment, nearest, since)
-            self._publish(stream, transition, received_at, outcome, assessment, found, threshold)
+            self._publish(stream, transition, received_at, outcome, found, assessment.score, threshold)
+        self._decide_frozen(stream, due, assessment, received_at, outcome)
+
+    def _decide_frozen(
+        self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+    ) -> None:
+        """Begin or end the alert of values that no longer change."""
+        machine, score = stream.alerts[AlertKind.FROZEN], assessment.frozen_score
+        firing = machine.state is AlertState.FIRING
+        threshold = stream.detector.budget.frozen_threshold
+        odd = score >= threshold and (firing or machine.may_begin(received_at))
+        if due.at <= machine.last_at or odd == firing:
+            return
+        transition = machine.observe(due.at, odd=odd)
+        if transition is not None:
+            channel = int(np.argmax(assessment.frozen_scores))
+            found = frozen(due, assessment, stream.bank.frozen_since(due, channel))
+            self._publish(stream, transition, received_at, outcome, found, score, threshold)
 
     def _publish(
         self,
@@ -374,8 +436,8 @@ class Pipeline:
         transition: AlertTransition,
         now: float,
         outcome: Outcome,
-        assessment: Assessment | None = None,
-        found: dict[str, Any] | None = None,
+        found: dict[str, Any] | None,
+        score: float | None = None,
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
@@ -386,17 +448,56 @@ class Pipeline:
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=settings.false_alarms.text,
+            budget=settings.budget_for(stream.settings.mode).text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
-            assessment=assessment,
+            score=score,
             found=found,
             encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
-        outcome.alerts.append(AlertRow(stream.name, transition.kind.value, stream.alerts[transition.kind].snapshot()))
+        outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
         firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
         self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
+
+    def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
+        """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
+        machine = stream.alerts[AlertKind.ANOMALY]
+        stream.detector.quarantine.release()
+        transition = machine.end(ending)
+        outcome.alerts.append(alert_row(stream, machine))
+        if transition is not None:
+            threshold = stream.detector.budget.threshold
+            score = None if stream.assessment is None else stream.assessment.score
+            self._publish(stream, transition, now, outcome, None, score, threshold)
+
+
+def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
+    """Return the exact state of one of the stream's alerts, to be stored."""
+    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
+
+
+def judge(
+    budget: BudgetControl,
+    machine: AlertMachine,
+    at: float,
+    score: float,
+    leading: Callable[[], str] = str,
+    *,
+    may_begin: bool = True,
+) -> AlertTransition | None:
+    """Let one decision's score drive the alert, and the alert the budget; return what is to be published.
+
+    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed.
+    """
+    transition = None
+    if at > machine.last_at or machine.state is AlertState.INACTIVE:
+        firing = machine.state is AlertState.FIRING
+        odd = budget.odd(score, firing=firing) and (firing or may_begin)
+        transition = machine.observe(at, odd=odd, leading=leading() if odd else "")
+    raised = transition is not None and transition.event is AlertEvent.RAISED
+    budget.decide(raised=raised, alert=machine.id)
+    return transition
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

@@ -70,3 +70,7 @@ class Observer(Protocol):
     def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
         """Note an alert's transition."""
         ...
+
+    def commanded(self, command: str, outcome: str) -> None:
+        """Count an operator's command; both words are from closed sets."""
+        ...

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.config import Configuration, StreamSettings
+    from agent.pipeline import Tap
     from agent.ports import Encoder, InboundMessage
 
 BATCH = 256
@@ -61,10 +62,11 @@ def replay(
     state: Path | None = None,
     progress: bool = False,
     encoders: dict[str, Encoder] | None = None,
+    tap: Tap | None = None,
 ) -> Summary:
     """Run a recording (JSONL, or CSV for one stream) and return its alerts. Raises RecordingError.
 
-    `encoders` are taken instead of those that the configuration names.
+    `encoders` are taken instead of those that the configuration names; `tap` looks on.
     """
     configuration = with_defaults(configuration)
     if not recording.is_file():
@@ -84,6 +86,7 @@ def replay(
             observer,
             restore=make_restore(store) if store is not None else None,
         )
+        pipeline.tap = tap
         writer = csv.writer(opened.enter_context(scores.open("w", newline=""))) if scores is not None else None
         if writer is not None:
             writer.writerow(["at", "stream", "score", "p_value", "alert_state"])
@@ -92,7 +95,11 @@ def replay(
         for count, outcome in outcomes:
             bar.update(count)
             summary.decisions += len(outcome.decided)
-            summary.alerts += [msgspec.json.decode(row.payload) for row in outcome.outbox]
+            told = [msgspec.json.decode(row.payload) for row in outcome.outbox]
+            summary.alerts += told
+            if tap is not None:
+                for message in told:
+                    tap.told(pipeline.streams[message["stream"]], message)
             if store is not None and outcome.alerts:
                 store.commit(outcome.alerts, [])
             if writer is not None:

@@ -22,7 +22,7 @@ BUDGET = "1 per 10000 decisions"
 class Process:
     """`redshank run` on a configuration of its own."""
 
-    def __init__(self, folder, broker, *, stream="", broker_settings=""):
+    def __init__(self, folder, broker, *, stream="", broker_settings="", more=""):
         self.port = free_port()
         self.state = folder / "state"
         self.config = folder / "redshank.yaml"
@@ -39,6 +39,7 @@ streams:
     reference: {{size: 300, warm_up: 200}}
     alert: {{false_alarms: {BUDGET}, cooldown: 5s}}
     {stream}
+{more}
 """
         )
         self.popen = None
@@ -302,3 +303,153 @@ def test_systemd_hears_of_readiness_progress_and_the_end(mosquitto, make_process
         process.popen.terminate()
         while "STOPPING=1" not in heard:
             heard.add(channel.recv(1000).decode())
+
+
+class Desk:
+    """An operator at the broker: sends commands and waits for their answers."""
+
+    def __init__(self, peer):
+        self.peer = peer
+
+    def answers(self, topic="redshank/pi/reply"):
+        return [json.loads(payload) for payload in self.peer.payloads(topic)]
+
+    def ask(self, **command):
+        before = len(self.answers())
+        self.peer.publish("redshank/pi/command", json.dumps(command))
+        wait_until(lambda: len(self.answers()) > before)
+        return self.answers()[-1]
+
+
+COMMANDS = "commands: {enabled: true, reply_topic_prefix: ops/answers}"
+
+
+@pytest.fixture
+def commanded(mosquitto, make_process, make_peer):
+    """Return an agent that has learnt and takes commands, an operator, and the operator's connection."""
+    peer = make_peer(mosquitto, "redshank/#", "ops/#")
+    process = make_process(mosquitto, more=COMMANDS).start().ready()
+    publish(peer, range(300))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 300.0)
+    return process, Desk(peer), peer
+
+
+def raise_alert(peer, span):
+    before = len(alerts(peer))
+    publish(peer, span, odd=True)
+    wait_until(lambda: len(alerts(peer)) > before, 20)
+    return alerts(peer)[before]
+
+
+def test_an_alert_is_accepted_and_forgotten_across_a_kill(commanded):
+    process, desk, peer = commanded
+    alert = raise_alert(peer, range(300, 310))
+    answer = desk.ask(command="accept", alert=alert["id"], correlation="7")
+    assert answer["windows"] > 0
+    assert (answer["ok"], answer["already"], answer["correlation"], answer["stream"]) == (True, False, "7", "pump/a")
+    wait_until(lambda: alerts(peer)[-1]["event"] == "cleared")
+    assert "was accepted as normal" in alerts(peer)[-1]["message"]
+    process.stop(signal.SIGKILL)
+    process.start().ready()
+    assert desk.ask(command="accept", alert=alert["id"])["already"] is True
+    assert desk.ask(command="forget", alert=alert["id"])["windows"] == answer["windows"]
+    assert desk.ask(command="forget", alert=alert["id"])["windows"] == 0
+    assert process.metric('redshank_commands_total{command="forget",outcome="done"}') == 2.0
+
+
+def test_a_confirmed_alert_does_not_count(commanded):
+    process, desk, peer = commanded
+    alert = raise_alert(peer, range(300, 310))
+    wait_until(lambda: process.metric('redshank_false_alarm_budget_ratio{stream="pump/a"}'))
+    assert desk.ask(command="confirm", alert=alert["id"])["budget_ratio"] == 0.0
+    wait_until(lambda: process.metric('redshank_false_alarm_budget_ratio{stream="pump/a"}') == 0.0)
+    assert desk.ask(command="confirm", alert=alert["id"])["already"] is True
+
+
+def test_a_snooze_holds_across_a_kill_until_it_is_ended(commanded):
+    process, desk, peer = commanded
+    assert desk.ask(command="snooze", stream="pump/a", **{"for": "2h"})["until"] is not None
+    assert desk.ask(command="snapshot") == {"command": "snapshot", "ok": True, "streams": 1}
+    process.stop(signal.SIGKILL)
+    process.start().ready()
+    publish(peer, range(300, 310), odd=True)
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 10.0)
+    assert desk.ask(command="snooze", stream="pump/a", **{"for": "0s"})["until"] is None
+    assert alerts(peer) == []
+    publish(peer, range(310, 400))
+    raise_alert(peer, range(400, 410))
+
+
+def test_a_stream_is_learnt_anew(commanded):
+    process, desk, peer = commanded
+    assert desk.ask(command="relearn", stream="pump/a")["ok"] is True
+    wait_until(lambda: json.loads(peer.payloads("redshank/pi/pump/a/state")[-1])["phase"] == "learning")
+    span = {"from": "2023-11-14T22:00:00Z", "to": "2023-11-14T22:01:00Z"}
+    assert "still learning" in desk.ask(command="forget", stream="pump/a", **span)["error"]
+    publish(peer, range(300, 600))
+    wait_until(lambda: process.metric('redshank_stream_phase{phase="active",stream="pump/a"}') == 1.0)
+    span = {"from": "2023-11-14T22:21:00Z", "to": "2023-11-14T22:22:00Z"}
+    assert desk.ask(command="forget", stream="pump/a", **span)["windows"] > 0
+
+
+def test_the_answer_goes_to_the_response_topic_with_its_correlation_data(commanded, mosquitto):
+    _, _, peer = commanded
+    found = []
+    from paho.mqtt.client import Client  # noqa: PLC0415  the peer does not keep properties
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion  # noqa: PLC0415
+    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415
+    from paho.mqtt.properties import Properties  # noqa: PLC0415
+
+    listener, subscribed = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5), []
+    listener.on_message = lambda *args: found.append(args[2])
+    listener.on_subscribe = lambda *_: subscribed.append(True)
+    listener.connect("127.0.0.1", mosquitto.port)
+    listener.loop_start()
+    listener.subscribe([("ops/#", 1), ("redshank/pi/reply", 1)])
+    wait_until(lambda: subscribed)
+    for topic in ("ops/answers/7", "ops/elsewhere"):
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.ResponseTopic, properties.CorrelationData = topic, b"\x00\xff"
+        peer.publish_with("redshank/pi/command", b'{"command": "snapshot"}', properties)
+    wait_until(lambda: len(found) == 2)
+    listener.disconnect()
+    listener.loop_stop()
+    assert [one.topic for one in found] == ["ops/answers/7", "redshank/pi/reply"]
+    assert [one.properties.CorrelationData for one in found] == [b"\x00\xff"] * 2
+
+
+def test_a_retained_command_is_refused_when_it_comes_and_at_a_start(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    peer.publish("redshank/pi/command", b'{"command": "snapshot"}', retain=True)
+    process = make_process(mosquitto, more=COMMANDS).start().ready()
+    retained = 'redshank_commands_total{command="snapshot",outcome="retained"}'
+    wait_until(lambda: process.metric(retained) == 1.0)
+    peer.publish("redshank/pi/command", b'{"command": "snapshot"}', retain=True)
+    wait_until(lambda: process.metric(retained) == 2.0)
+    assert Desk(peer).ask(command="nonsense")["ok"] is False
+    assert len(Desk(peer).answers()) == 1
+
+
+def test_a_command_that_cannot_be_stored_says_so(commanded):
+    process, desk, _ = commanded
+    unlimited = resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (0, unlimited[1]))
+    assert "state directory" in desk.ask(command="snapshot")["error"]
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, unlimited)
+    assert desk.ask(command="snapshot")["ok"] is True
+
+
+def test_commands_of_mqtt_3_are_answered_too(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    make_process(mosquitto, broker_settings=", protocol: 3.1.1", more=COMMANDS).start().ready()
+    assert Desk(peer).ask(command="snapshot") == {"command": "snapshot", "ok": True, "streams": 0}
+
+
+def test_no_command_is_taken_unless_enabled(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto).start().ready()
+    peer.publish("redshank/pi/command", b'{"command": "snapshot"}')
+    publish(peer, range(3))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 3.0)
+    assert peer.payloads("redshank/pi/reply") == []
+    assert "redshank/pi/command" not in json.loads((process.state / "subscriptions.json").read_text())

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from agent.adapters import tflite
+from agent.adapters.mqtt import Command
 from agent.adapters.store import Store
 from agent.app import Agent, load_encoders
 from agent.bundle import find_bundle
@@ -47,8 +48,18 @@ def test_a_full_queue_drops_the_oldest_of_qos_0_and_none_of_qos_1(agent):
     assert agent.is_full()
     agent.on_messages([message(12, 0)])
     assert waiting(agent)[0] == 6
-    assert [int(one.payload) for one in agent._take()] == [6, 7, 8, 9, 10, 11, 12]
+    (taken,) = agent._take()
+    assert [int(one.payload) for one in taken] == [6, 7, 8, 9, 10, 11, 12]
     assert not agent.is_full()
+
+
+def test_commands_keep_their_place_among_the_messages(agent):
+    agent.on_messages([message(0, 1), message(1, 1)])
+    agent.on_command(Command(message(2, 1)))
+    agent.on_command(Command(message(3, 0)))
+    agent.on_messages([message(4, 1)])
+    first, second, third, last = agent._take()
+    assert [int(one.payload) for one in (*first, second.message, third.message, *last)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("present", "left"), [(True, [1]), (False, [0, 1, 2])])

@@ -17,10 +17,12 @@ from tests.benchmarks.detection.nab_scoring import (
     best_threshold,
     best_with_refractory,
     corpus_of,
+    on_other_halves,
     scaled,
     total_of,
+    totals_by_file,
 )
-from tests.benchmarks.detection.skab import area_under_curve, best_f1, smoothed
+from tests.benchmarks.detection.skab import area_under_curve, best_f1, firing, rates, smoothed, threshold_of
 
 STANDARD = Profile(tp=1.0, fn=1.0, fp=0.11)
 TRUTH = Truth(1000, [(300, 399), (600, 699)])
@@ -89,6 +91,45 @@ def test_an_alarm_silences_the_rows_behind_it_but_not_the_next_file():
     assert alarms(corpus, scores, 2.0).tolist() == []
     found = best_with_refractory(corpus, np.zeros(2000), {"standard": STANDARD})
     assert found["standard"][0] == 0.0
+
+
+def test_totals_of_files_add_up_to_the_total():
+    rng = np.random.default_rng(1)
+    corpus = corpus_of([TRUTH, Truth(500, [(10, 49), (100, 149)]), Truth(400, [])])
+    for rows in (np.zeros(0, np.int64), np.sort(rng.choice(1900, 60, replace=False))):
+        made = totals_by_file(corpus, rows, STANDARD)
+        assert made.shape == (3,)
+        assert made.sum() == pytest.approx(total_of(corpus, rows, STANDARD))
+
+
+def test_a_threshold_from_one_half_is_scored_on_the_other():
+    corpus = corpus_of([TRUTH] * 4)
+    scores = np.zeros(4000)
+    for file, height in enumerate((2.0, 2.0, 5.0, 5.0)):
+        scores[[1000 * file + 300, 1000 * file + 600]] = height
+    scores[[500, 1500, 2450, 3450]] = (1.0, 1.0, 3.0, 3.0)  # false alarms: in the files with high ones, above 2
+    found = on_other_halves(corpus, scores, {"standard": STANDARD}, 40, 0)["standard"]
+    assert len(found) == 40
+    # From high files 5 is chosen (nothing in the low ones), from low ones 2; from one of each 2.
+    assert min(found) == 0.0
+    assert max(found) <= 100.0
+    assert any(0.0 < value < 100.0 for value in found)
+    assert found == on_other_halves(corpus, scores, {"standard": STANDARD}, 40, 0)["standard"]
+
+
+def test_rates_count_rows():
+    labels = np.array([False, False, True, True])
+    found = rates(np.array([True, False, True, False]), labels)
+    assert found == {"f1": 0.5, "false_alarm_percent": 50.0, "missed_alarm_percent": 50.0}
+    assert rates(np.zeros(4, np.bool_), labels)["f1"] == 0.0
+
+
+def test_the_agents_alert_is_on_from_the_second_odd_row_to_the_third_normal_one():
+    scores = np.full(30, np.nan, np.float32)
+    scores[5:] = 0.0
+    scores[10:14] = 9.0
+    assert np.flatnonzero(firing(scores, "1 per 100 decisions")).tolist() == [11, 12, 13, 14, 15]
+    assert threshold_of("1 per 1000 decisions") == pytest.approx(3.0)
 
 
 def test_the_best_f1_is_that_of_one_threshold_for_all_rows():

@@ -37,7 +37,7 @@ def test_a_short_configuration_is_filled_with_defaults(tmp_path):
     made = load(tmp_path, GOOD)
     stream = made.streams[0]
     assert (stream.qos, stream.stride, stream.mode, stream.alert.after) == (1, 1, Mode.ADAPT, 2)
-    assert stream.alert.false_alarms.per_s == 7 * 86400
+    assert stream.alert.budget_for(stream.mode).per_s == 7 * 86400
     assert made.metrics.listen == "127.0.0.1:9791"
 
 
@@ -213,3 +213,13 @@ def test_keys_are_field_names_without_their_unit():
 
 def test_an_agent_has_a_name_even_if_none_is_given():
     assert default_agent_id()
+
+
+@pytest.mark.parametrize("prefix", ["''", "/", "a/+/b", "a/#", "$SYS/x"])
+def test_a_reply_topic_prefix_is_the_beginning_of_a_topic(tmp_path, prefix):
+    (problem,) = problems(
+        tmp_path, GOOD + f"commands: {{enabled: true, reply_topic_prefix: {prefix}}}\n".replace("a/#", '"a/#"')
+    )
+    assert "redshank.yaml:5 commands.reply_topic_prefix: expected the first levels of a topic" in problem
+    made = load(tmp_path, GOOD + "commands: {reply_topic_prefix: ops/answers}\n")
+    assert (made.commands.enabled, made.commands.reply_topic_prefix) == (False, "ops/answers")

@@ -33,7 +33,7 @@ def test_it_shows_the_alert_raised_and_cleared_and_draws_what_it_showed(mosquitt
         env={**os.environ, "COLUMNS": "80"}, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    (raised,) = re.findall(r"ALERT over MQTT: machine looks unusual: (\S+) \d+ %", done.stdout)
+    (raised,) = re.findall(r"ALERT over MQTT: machine: (\S+) (?:rose|fell|behaves)", done.stdout)
     assert "CLEARED over MQTT: machine looks normal again after" in done.stdout
     shown = words(picture)
     for line in ("ALERT raised, over MQTT", raised, "CLEARED over MQTT: machine looks normal again after"):

@@ -9,7 +9,7 @@ from agent.demo_view import CHANNELS, HISTORY, Screen, bars
 
 RAISED = {
     "id": "9f4db089792e75e9",
-    "message": "machine looks unusual: cpu.user 75 %, disk.write 25 %; cpu.user is 70.0, normally 0.0 to 5.0",
+    "message": "machine: cpu.user rose to 70, normally 0 to 5, with 1 other; nothing like it since 20:03 UTC",
     "p_value": 2.2e-10,
     "p_value_threshold": 2.8e-5,
     "budget": "1 per hour",
@@ -68,18 +68,18 @@ def test_while_learning_it_says_how_long(screen):
 
 def test_an_alert_is_shown_with_the_evidence_that_matters(screen):
     screen.raised = RAISED
-    text = "\n".join(shown(screen)[-6:])
+    text = "\n".join(shown(screen)[-8:])
     assert "ALERT raised, over MQTT" in text
-    assert "machine looks unusual; id 9f4db089792e75e9" in text
+    assert "machine: cpu.user rose to 70, normally 0 to 5, with 1 other; nothing like it" in text
     assert "75 %      70.0 %  normally 0.0 to 5.0" in text
     assert "25 %  251.9 MB/s  normally 0.0 to 0.0" in text
-    assert "p 2.2e-10, threshold 2.8e-05, budget 1 per hour" in text
+    assert "p 2.2e-10, threshold 2.8e-05, budget 1 per hour; id 9f4db089792e75e9" in text
     assert "net.in" not in text
 
 
 def test_an_alert_that_has_cleared_says_so(screen):
     screen.raised, screen.cleared = RAISED, CLEARED
-    text = "\n".join(shown(screen)[-6:])
+    text = "\n".join(shown(screen)[-8:])
     assert "alert cleared, over MQTT" in text
     assert CLEARED["message"] in text
     assert "ALERT" not in text

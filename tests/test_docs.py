@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from argparse import _SubParsersAction
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,9 @@ from agent import alert_message
 from agent.adapters.payload import RejectReason
 from agent.adapters.telemetry import Telemetry
 from agent.cli import parser
+from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
+from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 from agent.core.types import Budget, Settings
 from agent.settings_builder import key_of
 
@@ -145,13 +147,38 @@ def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):
     alerts = [one for one in json_blocks(text("docs/mqtt.md")) if "version" in one]
     for alert in alerts:
         schema.validate(alert)
-    assert {alert["kind"] for alert in alerts} == {"anomaly", "silent"}
+    assert {alert["kind"] for alert in alerts} == {"anomaly", "frozen", "silent"}
     assert {alert["event"] for alert in alerts} == {"raised", "cleared"}
 
 
+def test_the_sentences_shown_are_those_that_are_made():
+    (shown,) = re.findall(r'"message": "(pump/a: .+?)"', text("README.md"))
+    assert re.fullmatch(r"pump/a: \S+ rose to \S+, normally \S+ to \S+; nothing like it since \d\d:\d\d UTC", shown)
+    for one in json_blocks(text("docs/mqtt.md")):
+        if "version" in one:
+            times = [
+                one[key] and datetime.fromisoformat(one[key]).timestamp() for key in ("started_at", "at", "ended_at")
+            ]
+            transition = AlertTransition(one["id"], AlertKind(one["kind"]), AlertEvent(one["event"]), *times)
+            assert one["message"] == alert_message.sentence(one["stream"], transition, one["evidence"])
+
+
+def test_every_command_and_its_answer_are_shown_and_each_of_its_fields_is_told():
+    section = sections(text("docs/mqtt.md"))["Commands"]
+    blocks = json_blocks(section)
+    shown = [msgspec.convert(one, AnyOrder) for one in blocks if "ok" not in one]
+    assert {type(one) for one in shown} == set(_HANDLERS)
+    assert {one["command"] for one in blocks if one.get("ok")} == set(COMMANDS)
+    for kind in _HANDLERS:
+        told = "".join(re.findall(rf"^\| `{kind.__struct_config__.tag}` \| (.*?) \|", section, flags=re.MULTILINE))
+        fields = {field.encode_name for field in msgspec.structs.fields(kind)} - {"correlation"}
+        assert set(re.findall(r"`(\w+)`", told)) == fields
+
+
 @pytest.mark.parametrize("late", [False, True])
-def test_the_schema_takes_what_is_made(schema, late):
-    transition = AlertTransition("0" * 16, AlertKind.SILENT, AlertEvent.CLEARED, 100.0, 160.5, 160.5)
+@pytest.mark.parametrize(("kind", "ending"), [(AlertKind.SILENT, Ending.NORMAL), (AlertKind.ANOMALY, Ending.ACCEPTED)])
+def test_the_schema_takes_what_is_made(schema, late, kind, ending):
+    transition = AlertTransition("0" * 16, kind, AlertEvent.CLEARED, 100.0, 160.5, 160.5, ending)
     payload = alert_message.encode(
         transition,
         agent="a",
@@ -161,8 +188,8 @@ def test_the_schema_takes_what_is_made(schema, late):
         budget="1 per week",
         late=False,
         threshold=5.0,
-        assessment=None,
-        found=None,
+        score=None,
+        found=alert_message.silence(40.0, 100.0),
         encoder=None,
     )
     message = json.loads(alert_message.mark_late(payload) if late else payload)

@@ -35,7 +35,7 @@ def test_a_scenario_raises_and_clears_what_a_user_would_want_and_nothing_else(na
     told = [f"{alert['started_at']} {alert['message']}" for alert in raised]
     assert len(raised) == len(expected["alerts"]), told
     for alert, wanted in zip(raised, expected["alerts"], strict=True):
-        parts = alert["evidence"]["parts"] if alert["evidence"] else [{"name": None}]
+        parts = alert["evidence"]["parts"] or [{"name": None}]
         found = (alert["stream"], alert["kind"], parts[0]["name"])
         assert found == (wanted["stream"], wanted["kind"], wanted["part"])
         assert abs(seconds(alert["started_at"]) - seconds(wanted["started_at"])) <= wanted["tolerance_s"], told

@@ -54,6 +54,7 @@ class Telemetry:
         self.alerts = counter("alerts_total", "Alerts raised", ("stream", "severity"))
         self.alert_firing = gauge("alert_firing", "1 while an alert fires", ("stream",))
         self.budget_ratio = gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised", ("stream",))
+        self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
@@ -111,6 +112,11 @@ class Telemetry:
         self.alert_firing.labels(stream).set(float(firing))
         logger.warning("%s: alert %s %s (%s)", stream, transition.id, transition.event.value, transition.kind.value)
 
+    def commanded(self, command: str, outcome: str) -> None:
+        """Count an operator's command."""
+        self.commands.labels(command, outcome).inc()
+        logger.info("command %s: %s", command, outcome)
+
 
 class SilentObserver:
     """Counts nothing: a replay."""
@@ -130,4 +136,7 @@ class SilentObserver:
         """Ignore it."""
 
     def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
+        """Ignore it."""
+
+    def commanded(self, command: str, outcome: str) -> None:
         """Ignore it."""

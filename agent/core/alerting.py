@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.core.types import Budget, Duration, Settings
+from agent.core.types import Budget, Duration, Mode, Settings
 
 
 class Severity(StrEnum):
@@ -30,16 +30,35 @@ class Direction(StrEnum):
     DOWN = "down"
 
 
-class AlertSettings(Settings, frozen=True):
-    """When an anomaly becomes an alert and when it ends. `min_change`: least deviation per channel that may alarm."""
+class FrozenPolicy(StrEnum):
+    """Whether values that no longer change are an anomaly."""
 
-    false_alarms: Budget = Budget(count=1, per_s=7 * 86400.0, text="1 per week")
+    ALERT = "alert"
+    IGNORE = "ignore"
+
+
+WEEKLY: Final = Budget(count=1, per_s=7 * 86400.0, text="1 per week")
+THREE_SIGMA: Final = Budget(count=1, per_decisions=1000.0, text="1 per 1000 decisions")
+
+
+class AlertSettings(Settings, frozen=True):
+    """When an anomaly becomes an alert and when it ends. `min_change`: least deviation per channel that may alarm.
+
+    `false_alarms` None: what is usual for the mode, see `budget_for`.
+    """
+
+    false_alarms: Budget | None = None
     after: int = 2
     clear_after: int = 3
     cooldown_s: Duration = 300.0
     severity: Severity = Severity.WARNING
     direction: Direction = Direction.BOTH
+    frozen: FrozenPolicy = FrozenPolicy.ALERT
     min_change: dict[str, float] = msgspec.field(default_factory=dict)
+
+    def budget_for(self, mode: Mode) -> Budget:
+        """Return the budget: as configured, else 1 per week, or for `hold` the three-sigma limit of control charts."""
+        return self.false_alarms or (THREE_SIGMA if mode is Mode.HOLD else WEEKLY)
 
 
 class SilenceSettings(Settings, frozen=True):
@@ -52,6 +71,7 @@ class AlertKind(StrEnum):
     """What an alert is about."""
 
     ANOMALY = "anomaly"
+    FROZEN = "frozen"
     SILENT = "silent"
 
 
@@ -72,12 +92,13 @@ class AlertEvent(StrEnum):
 
 
 class Observation(StrEnum):
-    """What one decision says: odd or normal, and whether often enough in a row."""
+    """What one decision says: odd or normal, and whether often enough in a row; or what the operator says: over."""
 
     ODD = "odd"
     ODD_ENOUGH = "odd enough"
     NORMAL = "normal"
     NORMAL_ENOUGH = "normal enough"
+    OVER = "over"
 
 
 _I, _P, _F = AlertState.INACTIVE, AlertState.PENDING, AlertState.FIRING
@@ -86,22 +107,33 @@ TRANSITIONS: Final[dict[tuple[AlertState, Observation], tuple[AlertState, AlertE
     (_I, Observation.ODD_ENOUGH): (_F, AlertEvent.RAISED),
     (_I, Observation.NORMAL): (_I, None),
     (_I, Observation.NORMAL_ENOUGH): (_I, None),
+    (_I, Observation.OVER): (_I, None),
     (_P, Observation.ODD): (_P, None),
     (_P, Observation.ODD_ENOUGH): (_F, AlertEvent.RAISED),
     (_P, Observation.NORMAL): (_I, None),
     (_P, Observation.NORMAL_ENOUGH): (_I, None),
+    (_P, Observation.OVER): (_I, None),
     (_F, Observation.ODD): (_F, None),
     (_F, Observation.ODD_ENOUGH): (_F, None),
     (_F, Observation.NORMAL): (_F, None),
     (_F, Observation.NORMAL_ENOUGH): (_I, AlertEvent.CLEARED),
+    (_F, Observation.OVER): (_I, AlertEvent.CLEARED),
 }
 
 
 UPDATE_EVERY_S: Final = 60.0
 
 
+class Ending(StrEnum):
+    """Why an alert is over."""
+
+    NORMAL = "normal"
+    ACCEPTED = "accepted"
+    RELEARNT = "relearnt"
+
+
 class AlertTransition(msgspec.Struct, frozen=True):
-    """A change that subscribers are told. Times in s since the epoch; `ended_at` only when cleared."""
+    """A change that subscribers are told. Times in s since the epoch; `ended_at` only when cleared, as is `ending`."""
 
     id: str
     kind: AlertKind
@@ -109,6 +141,7 @@ class AlertTransition(msgspec.Struct, frozen=True):
     started_at: float
     at: float
     ended_at: float | None = None
+    ending: Ending = Ending.NORMAL
 
 
 def alert_id(agent: str, stream: str, kind: AlertKind, started_at: float) -> str:
@@ -132,6 +165,7 @@ class AlertMachine:
         self._told_at = 0.0
         self._in_row = 0  # odd decisions while not firing, normal ones while firing
         self._ended_at = float("-inf")
+        self.snoozed_until = 0.0  # s since the epoch, by the agent's own clock
 
     def observe(self, at: float, *, odd: bool, leading: str = "") -> AlertTransition | None:
         """Take one decision's outcome; return what is to be published, if anything.
@@ -192,6 +226,7 @@ class AlertMachine:
             "told_at": self._told_at,
             "in_row": self._in_row,
             "ended_at": self._ended_at,
+            "snoozed_until": self.snoozed_until,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -200,3 +235,27 @@ class AlertMachine:
         self.id, self.started_at, self.last_at = state["id"], state["started_at"], state["last_at"]
         self._leading, self._told_at = state["leading"], state["told_at"]
         self._in_row, self._ended_at = state["in_row"], state["ended_at"]
+        self.snoozed_until = state.get("snoozed_until", 0.0)  # not in states of version 0.1
+
+    @property
+    def current_id(self) -> str:
+        """Return the id of the alert that fires, or the one that a pending alert will have."""
+        if self.state is AlertState.PENDING:
+            return alert_id(self._agent, self._stream, self.kind, self.started_at)
+        return self.id
+
+    def may_begin(self, now: float) -> bool:
+        """Tell whether an alert may begin at `now` (s since the epoch, the agent's clock): whether none is snoozed."""
+        return now >= self.snoozed_until
+
+    def end(self, ending: Ending) -> AlertTransition | None:
+        """End what is pending or firing, because the operator said so; return what is to be published, if anything.
+
+        The end is the last decision's time, and a cooldown begins with it.
+        """
+        self.state, event = TRANSITIONS[self.state, Observation.OVER]
+        self._in_row = 0
+        if event is None:
+            return None
+        self._ended_at = at = self.last_at
+        return AlertTransition(self.id, self.kind, event, self.started_at, at, at, ending)

@@ -13,24 +13,38 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from agent.core.alerting import Direction
+from agent.core.alerting import Direction, FrozenPolicy
 from agent.core.calibration import CALIBRATION_SIZE, Calibration
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
+from agent.core.frozen import FrozenValues
+from agent.core.joint import JointReference
 from agent.core.lanes import Lanes, grown
-from agent.core.reference import GUARD_SAMPLES, I8, AdmissionPolicy, ReferenceWindow, Workspace
+from agent.core.quarantine import Accepted, Held, narrowed, widened
+from agent.core.reference import (
+    GUARD_SAMPLES,
+    I8,
+    PROVENANCE_BYTES,
+    AdmissionPolicy,
+    ReferenceWindow,
+    Workspace,
+    whole_seconds,
+)
 from agent.core.scoring import SCORERS, ScoreMethod
+from agent.core.season import Season
 from agent.core.types import F32, F64, I64, Assessment, Bools, Mode
 from agent.core.views import View, plain, windows
 from agent.core.windowing import RING_ROWS
 
 MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
-RANGE_WEIGHT: Final = 1.5
+RANGE_WEIGHT: Final = 2.0
 _LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
 _RANGE_MEAN_POINTS: Final = 16
 _WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
-_RANGE_TOLERANCES: Final = (0.05, 0.10)  # for the last value, for the mean of 16; as shares of the all-time range
+_ACCEPTED_SCORES: Final = 8  # at most so many of an accepted alert's windows count in the calibration
+_RANGE_TOLERANCES: Final = (0.03, 0.06)  # for the last value, for the mean of 16; as shares of the all-time range
+_RANGE_LEAST: Final = 0.25  # standard deviations, at least: the range of a calm warm-up is narrow
 
 
 class Batch(msgspec.Struct):
@@ -77,15 +91,17 @@ class DetectorBank:
         self.settings, self.views = settings, views
         self._workspace = workspace
         self._lanes = 0
+        self._free: list[tuple[int, int]] = []  # spans of lanes that streams gave back
         self._guard = -(-GUARD_SAMPLES // settings.stride)
         self._references = [
-            ReferenceWindow(settings.reference.size, v.dim, step=v.step, offset=v.offset, timed=v is views[0])
-            for v in views
+            ReferenceWindow(settings.reference.size // v.every, v.dim, step=v.step, offset=v.offset) for v in views
         ]
         # One row for each lane and view, lane by lane: one call serves all of them.
         self._calibration = Calibration()
         self._policy = AdmissionPolicy(settings.mode)
         self._bandwidths: F32 = np.ones((0, len(views)), np.float32)
+        self._frozen = FrozenValues()
+        self._season = None if settings.season_s is None else Season(settings.season_s)
         self._low: F64 = np.zeros((0, 2))  # all-time range of the last value and of the mean of 16
         self._high: F64 = np.zeros((0, 2))
         ends = np.cumsum([view.dim for view in views])
@@ -151,9 +167,15 @@ class DetectorBank:
         range_scores, may_alarm = self._range_novelty_and_leave(batch, part, lanes.index, dues)
         ready = np.isfinite(view_scores)
         mean = np.where(ready, view_scores, np.float32(0.0)).sum(axis=1) / np.maximum(ready.sum(axis=1), 1)
+        season_scores = self._season_scores(dues, batch, part, lanes.index)
+        mean = np.where(np.isnan(season_scores), mean, season_scores)
         part_scores = (VIEW_WEIGHT * mean + RANGE_WEIGHT * range_scores).astype(np.float32)
         part_scores[~(ready.any(axis=1) & may_alarm)] = 0.0
+        frozen_scores = self._frozen_scores(batch, part, lanes.index)
+        frozen = combined(frozen_scores, starts).tolist()
         scores = combined(part_scores, starts).tolist()
+        if self.settings.mode is Mode.HOLD:
+            self._hold(dues, starts, scores, part_scores)
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
             score = scores[place]
@@ -165,7 +187,37 @@ class DetectorBank:
                 view_scores[here].T,
                 range_scores[here],
                 raw[here].T,
+                season_scores[here],
+                frozen_scores[here],
+                frozen[place],
             )
+
+    def _hold(self, dues: list[Due], starts: list[int], scores: list[float], part_scores: F32) -> None:
+        """Replace scores by those of the joint view."""
+        for place, due in enumerate(dues):
+            joint, here = due.detector.joint, slice(starts[place], starts[place + 1])
+            assert joint is not None
+            white = joint.embed(due.tail)
+            score, shares, admitted = joint.score(white)
+            joint.wait(white, due.at, admitted=admitted, guard=self._guard)
+            scores[place] = score
+            part_scores[here] = score * np.sqrt(shares)
+
+    def _season_scores(self, dues: list[Due], batch: Batch, part: slice, index: I64) -> F32:
+        """Return -log10 p against the same time of earlier seasons, float32 [lanes], NaN where that is not known."""
+        if self._season is None:
+            return np.full(len(index), np.nan, np.float32)
+        lanes = [len(due.run) for due in dues]
+        at = np.repeat([due.at for due in dues], lanes)
+        period_s = np.repeat([due.detector.grid.period_s or 1.0 for due in dues], lanes)
+        return self._season.follow(index, batch.tails[part, -1], at, period_s, batch.table[part, 0, 0])
+
+    def _frozen_scores(self, batch: Batch, part: slice, index: I64) -> F32:
+        """Return -log10 of the p-values of how long values have not changed, float32 [lanes]."""
+        if self.settings.alert.frozen is FrozenPolicy.IGNORE:
+            return np.zeros(len(index), np.float32)
+        self._frozen.follow(index, batch.tails[part], self.settings.stride)
+        return np.asarray(-np.log10(self._frozen.p_values(index)), np.float32)
 
     def _raw_scores(self, lanes: Lanes, query: I8, usable: Bools) -> F32:
         """Return float32 [lanes, views], NaN where a view is not ready."""
@@ -182,11 +234,13 @@ class DetectorBank:
 
     def _admit(self, dues: list[Due], starts: list[int], query: I8, admitted: Bools) -> None:
         """Let embeddings wait behind the guard, and those in whose guard has passed."""
+        every = np.array([view.every for view in self.views])
         passed: list[tuple[StreamDetector, Waiting]] = []
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
             waiting = due.detector.waiting
-            waiting.append(Waiting(query[here].copy(), admitted[here].copy(), due.at))
+            may_enter = admitted[here] & (due.row // self.settings.stride % every == 0)
+            waiting.append(Waiting(query[here].copy(), may_enter, due.at))
             while len(waiting) > self._guard:
                 passed.append((due.detector, waiting.popleft()))
         if not passed:
@@ -212,7 +266,7 @@ class DetectorBank:
         low, high = self._low[index], self._high[index]
         known = np.isfinite(low) & ~np.isnan(values)
         width = np.where(known, high - low, 0.0)
-        tolerance = np.maximum(np.array(_RANGE_TOLERANCES) * width, spread[:, None])
+        tolerance = np.maximum(np.array(_RANGE_TOLERANCES) * width, _RANGE_LEAST * spread[:, None])
         excess = np.where(known, np.maximum(values - high, low - values), 0.0) / tolerance
         outside = excess > 1.0
         novelty = np.where(outside, 1.0 + np.log10(np.where(outside, excess, 1.0)), 0.0).max(axis=1)
@@ -238,21 +292,25 @@ class DetectorBank:
         [windows, dim] into `embedding` before going on. The stream is active when nothing more comes.
         """
         detector = due.detector
-        rows = detector.grid.rows(detector.warm_up_rows)
+        rows = detector.grid.rows(RING_ROWS)
         first, last = lanes = self._allocate(rows.shape[1])
         for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
             unknown = np.full((1, series.shape[1]), np.inf)
             self._low[first:last, index] = np.nanmin(np.vstack([series, unknown]), axis=0)
             self._high[first:last, index] = np.nanmax(np.vstack([series, -unknown]), axis=0)
         points = np.ascontiguousarray(rows.T)
+        self._frozen.follow(np.arange(first, last), points, len(points[0]) - 1)
+        if self._season is not None:
+            self._season.fill(first, last, rows, due.at, detector.grid.period_s or 1.0)
         missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
         for index, view in enumerate(self.views):
             step = self._warm_up_step(view, len(rows))
             ends = np.arange(len(rows), view.span - 1, -step)[::-1]
+            usable = missing[ends] == missing[ends - view.span]
+            ends, usable = ends[usable.any(axis=1)], usable[usable.any(axis=1)]
             if len(ends) == 0:
                 continue
-            usable = missing[ends] == missing[ends - view.span]
-            times = due.at - np.arange(len(ends) - 1, -1, -1) * step * (detector.grid.period_s or 1.0)
+            times = due.at - (len(rows) - ends) * (detector.grid.period_s or 1.0)
             for channel in range(0, last - first, _WARM_UP_CHANNELS):
                 some = slice(channel, min(channel + _WARM_UP_CHANNELS, last - first))
                 table = detector.scale.table[some]
@@ -265,7 +323,15 @@ class DetectorBank:
                 for place in range(some.start, some.stop):
                     good = usable[:, place]
                     self._learn(first + place, index, queries[good, place - some.start], times[good], guard)
+        if self.settings.mode is Mode.HOLD:
+            detector.joint = self._joint()
+            period = detector.grid.period_s or 1.0
+            times = due.at - np.arange(len(rows) - 1, -1, -1) * period
+            detector.joint.learn(rows, times, detector.scale.table[:, 0, 0, 1].astype(np.float64))
         detector.begin(lanes)
+
+    def _joint(self) -> JointReference:
+        return JointReference(self.settings.reference.size, self.settings.score.neighbours)
 
     def _warm_up_step(self, view: View, rows: int) -> int:
         return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
@@ -273,7 +339,8 @@ class DetectorBank:
     def _learn(self, lane: int, view: int, entries: I8, times: F64, guard: int) -> None:
         """Take a warm-up's windows of one lane as its references, and its calibration from their distances."""
         reference = self._references[view]
-        reference.fill(lane, entries, times)
+        every = self.views[view].every
+        reference.fill(lane, entries[::-every][::-1], times[::-every][::-1])
         if len(entries) >= MIN_REFERENCES:
             self._calibrate(lane, view, _pairwise(np.ascontiguousarray(entries), reference.step, guard))
 
@@ -290,20 +357,33 @@ class DetectorBank:
         self._policy.prime(row, raw)
 
     def _allocate(self, channels: int) -> tuple[int, int]:
-        first, last = self._lanes, self._lanes + channels
+        first = next((start for start, stop in self._free if stop - start == channels), self._lanes)
+        last = first + channels
+        if first < self._lanes:
+            self._free.remove((first, last))
         for reference in self._references:
             reference.make_room(first, last)
         self._calibration.make_room(first * len(self.views), last * len(self.views))
         self._policy.make_room(first * len(self.views), last * len(self.views))
+        self._frozen.make_room(first, last)
+        if self._season is not None:
+            self._season.make_room(first, last)
         for name, value in (("_bandwidths", 1.0), ("_low", np.inf), ("_high", -np.inf)):
             array = grown(getattr(self, name), last)
             array[first:last] = value
             setattr(self, name, array)
-        self._lanes = last
+        self._lanes = max(self._lanes, last)
         return first, last
+
+    def frozen_since(self, due: Due, channel: int) -> float:
+        """Return when a channel's value came that it has had since, in seconds since the epoch."""
+        run = int(self._frozen.run[due.detector.index[channel]])
+        return due.at - (run - 1) * (due.detector.grid.period_s or 1.0)
 
     def nearest(self, due: Due, channel: int) -> list[tuple[float, float]]:
         """Return (time, distance) of the references nearest to a decision's values, for the evidence."""
+        if due.detector.joint is not None:
+            return due.detector.joint.nearest(due.detector.joint.embed(due.tail), 3)
         if due.run[channel] < self.views[0].span:
             return []
         made = windows(self.views[:1], due.tail[channel : channel + 1], due.table[channel : channel + 1])[0]
@@ -329,9 +409,10 @@ class DetectorBank:
     @property
     def lane_bytes(self) -> int:
         """Return the memory that each channel of a stream takes, its raw values on the grid included."""
-        entries = sum(view.dim for view in self.views) * self.settings.reference.size
-        times = 4 * self.settings.reference.size
-        return entries + times + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
+        size = self.settings.reference.size
+        entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
+        season = 0 if self._season is None else self._season.lane_bytes
+        return entries + season + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""
@@ -343,6 +424,9 @@ class DetectorBank:
                 "references": [one.snapshot(first, last) for one in self._references],
                 "calibration": self._calibration.snapshot(first * views, last * views),
                 "policy": self._policy.snapshot(first * views, last * views),
+                "frozen": self._frozen.snapshot(first, last),
+                "season": None if self._season is None else self._season.snapshot(first, last),
+                "joint": None if detector.joint is None else detector.joint.snapshot(),
                 "bandwidths": self._bandwidths[first:last].copy(),
                 "low": self._low[first:last].copy(),
                 "high": self._high[first:last].copy(),
@@ -359,9 +443,151 @@ class DetectorBank:
                 one.restore(first, saved)
             self._calibration.restore(first * len(self.views), learnt["calibration"])
             self._policy.restore(first * len(self.views), learnt["policy"])
+            self._frozen.restore(first, learnt["frozen"])
+            if self._season is not None:
+                self._season.restore(first, learnt["season"])
+            if learnt["joint"] is not None:
+                detector.joint = self._joint()
+                detector.joint.restore(learnt["joint"])
             self._bandwidths[first:last] = learnt["bandwidths"]
             self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
         detector.restore(state, lanes)
+
+    # What an operator commands
+
+    def quarantine(self, due: Due, alert: str, *, firing: bool) -> None:
+        """Keep what a stream's latest decision was refused for being odd, for an alert that is pending or fires.
+
+        Where nothing is learnt at once, those that left the known range are kept too.
+        """
+        detector = due.detector
+        newest, lanes = detector.waiting[-1], detector.index
+        means = due.tail[:, -_RANGE_MEAN_POINTS:].mean(axis=1)
+        values = np.stack([due.tail[:, -1], means], axis=1).astype(np.float64)
+        rows = lanes[:, None] * len(self.views) + np.arange(len(self.views))
+        odd = self._policy.refused_run[rows] > 0
+        if self.settings.mode is not Mode.ADAPT:
+            odd |= ((values < self._low[lanes]) | (values > self._high[lanes])).any(axis=1, keepdims=True)
+        refused = ~newest.admitted & (due.run[:, None] >= np.array([view.span for view in self.views]))
+        channels = np.flatnonzero((odd & refused).any(axis=1))
+        held = Held(due.at, channels, newest.query[channels], refused[channels], values[channels])
+        detector.quarantine.keep(alert, held if len(channels) else None, firing=firing)
+        if detector.joint is not None:
+            detector.joint.hold_back(alert)
+
+    def accept(self, detector: StreamDetector, alert: str) -> int:
+        """Learn an alert's refused windows; return how many, in the channel and view with most.
+
+        They enter the references, widen the known range, and a few of them count in the calibration as what they would
+        score when they come again. `detector` must be active and the alert not accepted yet.
+        """
+        assert detector.lanes is not None
+        first, last = detector.lanes
+        held = detector.quarantine.held(alert)
+        mark = detector.quarantine.next_mark()
+        entered: I64 = np.zeros((last - first, len(self.views)), np.int64)
+        for view, reference in enumerate(self._references):
+            reference.unmark(first, last, mark)
+            for one in held:
+                here = one.refused[:, view]
+                channels = one.channels[here]
+                times = np.full(len(channels), one.at)
+                reference.insert(one.query[here, self._columns[view]], first + channels, times, mark)
+                entered[channels, view] += 1
+        rows, scores = [], []
+        for channel, view in np.argwhere(entered):
+            for score in self._scores_apart(first + int(channel), int(view), int(entered[channel, view])):
+                row = int(channel) * len(self.views) + int(view)
+                self._calibration.add(np.array([first * len(self.views) + row]), np.array([score], np.float32))
+                rows.append(row)
+                scores.append(score)
+        low = widened(self._low[first:last], held, np.fmin)
+        high = widened(self._high[first:last], held, np.fmax)
+        made = Accepted(mark, np.array(rows, np.int64), np.array(scores, np.float32), low, high)
+        detector.quarantine.accept(alert, made)
+        if detector.joint is not None:
+            return detector.joint.accept(alert, mark)
+        return int(entered.max(initial=0))
+
+    def _scores_apart(self, lane: int, view: int, count: int) -> list[float]:
+        """Return what some of a lane's `count` newest references score against all those that do not overlap much."""
+        reference, settings = self._references[view], self.settings.score
+        apart = -(-count // _ACCEPTED_SCORES)
+        if reference.count[lane] < MIN_REFERENCES + 2 * apart:
+            return []
+        places = reference.newest(lane, count)
+        bandwidth = self._bandwidths[lane : lane + 1, view]
+        scores = []
+        for place in range(0, count, apart):
+            query = reference.entry(lane, int(places[place]))[None]
+            squared = reference.squared_distances(query, Lanes.of((lane, lane + 1)), self._workspace)
+            squared[0, places[max(0, place - apart + 1) : place + apart]] = np.inf
+            scores.append(float(SCORERS[settings.method](squared, settings.neighbours, bandwidth)[0]))
+        return scores
+
+    def forget_alert(self, detector: StreamDetector, alert: str) -> int:
+        """Take back what accepting an alert changed; return how many windows left, 0 if it was not accepted.
+
+        Raises TooFewLeftError, and then changes nothing.
+        """
+        accepted = detector.quarantine.accepted(alert)
+        if accepted is None:
+            return 0
+        assert detector.lanes is not None
+        first, last = detector.lanes
+        left = self._take_out(detector, [one.marked(first, last, accepted.mark) for one in self._references])
+        for row in np.unique(accepted.rows):
+            self._calibration.remove(first * len(self.views) + int(row), accepted.scores[accepted.rows == row])
+        narrowed(self._low[first:last], accepted.low)
+        narrowed(self._high[first:last], accepted.high)
+        detector.quarantine.forget(alert)
+        if detector.joint is not None:
+            return detector.joint.forget(accepted.mark)
+        return int(left.max(initial=0))
+
+    def forget_span(self, detector: StreamDetector, begin: float, end: float) -> int:
+        """Take the windows of a time span out of the references, and those that wait; return how many.
+
+        Both ends (s since the epoch, in whole seconds) belong to it. Raises TooFewLeftError, and then changes nothing.
+        """
+        assert detector.lanes is not None
+        first, last = detector.lanes
+        left = self._take_out(detector, [one.within(first, last, begin, end) for one in self._references])
+        low, high = whole_seconds(np.array([begin, end]))
+        for one in detector.waiting:
+            if low <= whole_seconds(np.array(one.at)) <= high:
+                left += one.admitted
+                one.admitted[:] = False
+        if detector.joint is not None:
+            return self._take_out_joint(detector.joint, detector.joint.within(begin, end))
+        return int(left.max(initial=0))
+
+    def _take_out_joint(self, joint: JointReference, leaving: Bools) -> int:
+        if len(joint.entries) - int(leaving.sum()) < MIN_REFERENCES:
+            raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay")
+        return joint.remove(leaving)
+
+    def _take_out(self, detector: StreamDetector, leaving: list[Bools]) -> I64:
+        """Take references out, bool [lanes, size] for each view; return how many left, int64 [lanes, views]."""
+        assert detector.lanes is not None
+        first, last = detector.lanes
+        left: I64 = np.stack([one.sum(axis=1) for one in leaving], axis=1)
+        count = np.stack([one.count[first:last] for one in self._references], axis=1)
+        told, would = (count >= MIN_REFERENCES).any(axis=1), (count - left >= MIN_REFERENCES).any(axis=1)
+        if (told & ~would).any():
+            raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay in each channel")
+        for reference, one in zip(self._references, leaving, strict=True):
+            reference.remove(first, one)
+        return left
+
+    def release(self, detector: StreamDetector) -> None:
+        """Take back the lanes of a stream that is given up; a stream with as many channels may have them."""
+        if detector.lanes is not None:
+            self._free.append(detector.lanes)
+
+
+class TooFewLeftError(Exception):
+    """So much was to be forgotten that nothing could be told any more. The text says what was expected."""
 
 
 def combined(part_scores: F32, starts: list[int]) -> F64:

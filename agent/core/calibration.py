@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.core.lanes import Lanes, grown
+from agent.core.lanes import Lanes, grown, kept
 from agent.core.types import F32, F64, I64
 
 I16 = npt.NDArray[np.int16]
@@ -173,3 +173,17 @@ class Calibration:
         for name in self._STATE[1:]:
             getattr(self, name)[first : first + rows] = state[name]
         self.scores[first : first + rows, : state["scores"].shape[1]] = state["scores"]
+
+    def remove(self, row: int, raw_scores: F32) -> None:
+        """Forget one past score of a row for each of `raw_scores` that is still remembered, the newest such."""
+        count = int(self.count[row])
+        order = (self.head[row] - count + np.arange(count)) % self.size
+        leaving = np.zeros(count, np.bool_)
+        for one in ranks(raw_scores):
+            equal = np.flatnonzero((self.scores[row, order] == one) & ~leaving)
+            leaving[equal[-1:]] = True
+        kept(self.scores, row, order[~leaving])
+        self.count[row] = left = count - int(leaving.sum())
+        self.scores[row, left:count] = _EMPTY
+        self.head[row] = left % self.size
+        self.since_fit[row] = REFIT_EVERY

@@ -15,10 +15,12 @@ import numpy.typing as npt
 
 from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
+from agent.core.joint import JointReference
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
+from agent.core.quarantine import Quarantine
 from agent.core.reference import I8, ReferenceSettings
 from agent.core.scoring import ScoreSettings
-from agent.core.types import F32, F64, I64, Bools, Mode, Sample, Settings, StreamPhase
+from agent.core.types import F32, F64, I64, Bools, Duration, Mode, Sample, Settings, StreamPhase
 from agent.core.views import View
 from agent.core.windowing import RING_ROWS, Arrival, Grid, GridSettings
 
@@ -30,6 +32,7 @@ class DetectorSettings(Settings, frozen=True):
 
     stride: int = 1
     mode: Mode = Mode.ADAPT
+    season_s: Duration | None = None
     grid: GridSettings = GridSettings()
     reference: ReferenceSettings = ReferenceSettings()
     score: ScoreSettings = ScoreSettings()
@@ -53,17 +56,20 @@ class StreamDetector:
         self.grid = Grid(settings.grid, channels, max(RING_ROWS, self.span + 1))
         self.scale = RobustScale(len(channels))
         self.phase = StreamPhase.LEARNING
-        self.budget = BudgetControl(settings.alert.false_alarms)
+        self.joint: JointReference | None = None  # mode hold, once learnt
+        self.budget = BudgetControl(settings.alert.budget_for(settings.mode), settings.mode)
         self.lanes: tuple[int, int] | None = None  # of the bank, once learnt
         self.index: I64 = np.zeros(0, np.int64)  # the same, one by one
         self.least_change: F32 = np.zeros(0, np.float32)  # min_change by channel
         self.waiting: deque[Waiting] = deque()
+        self._learnable = 0  # rows at which a window ends that has no gap
+        self.quarantine = Quarantine()
         self._since_decision = 0
         self._next_refresh = 0
 
     @property
     def warm_up_rows(self) -> int:
-        """Return how many grid rows are learnt before the first decision."""
+        """Return how many grid rows are learnt before the first decision, if they come without a gap."""
         wanted = self.settings.reference.warm_up * self.settings.stride + self.views[0].span
         return min(wanted, RING_ROWS)
 
@@ -72,7 +78,7 @@ class StreamDetector:
         """Return how many more rows are needed, 0 when active."""
         if self.phase is not StreamPhase.LEARNING:
             return 0
-        return max(0, self.warm_up_rows - max(self.grid.run, default=0))
+        return max(0, self.warm_up_rows - self.views[0].span + 1 - self._learnable)
 
     def push(self, sample: Sample) -> tuple[Arrival, Due | WarmUp | None]:
         """Take one sample; return what became of it, and what is due with it: a decision, or the warm-up's end."""
@@ -84,7 +90,9 @@ class StreamDetector:
             return arrival, None
         self._since_decision += appended
         if self.phase is StreamPhase.LEARNING:
-            if grid.total_rows < self.warm_up_rows or self.learning_left > 0:
+            whole = max(grid.run) - self.views[0].span + 1  # rows at the end of which a window has no gap
+            self._learnable = max(0, whole if grid.unbroken else self._learnable + min(appended, max(0, whole)))
+            if self.learning_left > 0:
                 return arrival, None
             self._refresh()
             return arrival, WarmUp(self, sample.at)
@@ -151,6 +159,8 @@ class StreamDetector:
             "scale": self.scale.snapshot(),
             "budget": self.budget.snapshot(),
             "waiting": [[one.query, one.admitted, one.at] for one in self.waiting],
+            "learnable": self._learnable,
+            "quarantine": self.quarantine.snapshot(),
             "since_decision": self._since_decision,
             "next_refresh": self._next_refresh,
         }
@@ -159,8 +169,10 @@ class StreamDetector:
         """Go on from a snapshot; `lanes` are those of the bank, None for a stream that was still learning."""
         self.grid.restore(state["grid"])
         self.scale.restore(state["scale"])
+        self._learnable = state["learnable"]
         self.budget.restore(state["budget"])
         self.waiting = deque(Waiting(query, admitted, at) for query, admitted, at in state["waiting"])
+        self.quarantine.restore(state["quarantine"])
         if lanes is not None:
             self.begin(lanes)
         self._since_decision, self._next_refresh = state["since_decision"], state["next_refresh"]

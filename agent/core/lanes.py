@@ -26,6 +26,11 @@ class Lanes(msgspec.Struct, frozen=True):
         """Return the lanes of these spans."""
         return cls(list(spans), np.concatenate([np.arange(start, stop) for start, stop in spans]))
 
+    @classmethod
+    def single(cls, index: I64) -> Lanes:
+        """Return these lanes, each by itself."""
+        return cls([(int(one), int(one) + 1) for one in index], index)
+
     def times(self, rows: int) -> Lanes:
         """Return the same for arrays that have `rows` rows for each lane, side by side."""
         index = (self.index[:, None] * rows + np.arange(rows)).reshape(-1)
@@ -51,3 +56,8 @@ def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:
     larger = np.empty((max(lanes, 2 * len(array)), *array.shape[1:]), array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def kept(array: npt.NDArray[Any], lane: int, order: I64) -> None:
+    """Leave in one lane's ring only the places in `order`, int64 [n], oldest first: they move to its beginning."""
+    array[lane, : len(order)] = array[lane, order]

@@ -121,17 +121,19 @@ def _centre_and_spread(series: F32) -> tuple[F64, F64]:
     The standard deviation is of values moved to within one width of the middle 99 % of them: a few glitches, however
     large, say nothing about what is usual.
     """
-    if np.isnan(series).any():
-        filled = series.astype(np.float64)
-        filled[np.isnan(filled).all(axis=1)] = 0.0
-        least, low, centre, high, most = np.nanquantile(filled, _QUANTILES, axis=1)
-    else:
-        filled = np.sort(series, axis=1)  # six times faster than np.partition where numpy sorts with SIMD
-        last = series.shape[1] - 1
-        least, low, centre, high, most = (filled[:, round(q * last)].astype(np.float64) for q in _QUANTILES)
+    ordered = np.sort(series, axis=1)  # NaN last; six times faster than np.partition where numpy sorts with SIMD
+    known = series.shape[1] - np.isnan(series).sum(axis=1)
+    ordered[known == 0, 0] = 0.0
+    last = np.maximum(known, 1) - 1
+    lanes = np.arange(len(series))
+    places = [np.rint(q * last).astype(np.int64) for q in _QUANTILES]
+    least, low, centre, high, most = (ordered[lanes, place].astype(np.float64) for place in places)
     width = most - least
-    inner = np.clip(filled, (least - width)[:, None], (most + width)[:, None])
-    deviation = np.nanstd(inner, axis=1, dtype=np.float64)
+    inner = np.clip(ordered, (least - width)[:, None], (most + width)[:, None])
+    if (known < series.shape[1]).any():
+        deviation = np.nanstd(inner, axis=1, dtype=np.float64)
+    else:
+        deviation = inner.std(axis=1, dtype=np.float64)
     return centre, np.maximum((high - low) / _SPREAD, 0.1 * deviation)
 
 

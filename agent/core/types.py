@@ -72,7 +72,9 @@ class Assessment(msgspec.Struct, frozen=True):
     `part_scores` has one row per part (channel): its combined score, -log10 of a p-value, float32 [parts];
     the stream's `score` is their reduction. `view_scores` float32 [views, parts] are -log10 p per view
     (NaN where a view is not ready) and `range_scores` float32 [parts] the novelty of range. `raw_scores` float32
-    [views, parts] are what the p-values were made of.
+    [views, parts] are what the p-values were made of. `season_scores` float32 [parts] are those against the same time
+    of earlier seasons, in place of all views where known (NaN where not). `frozen_scores` float32 [parts] is -log10 of
+    the p-value of how long the value has not changed, and `frozen_score` their reduction.
     """
 
     at: float
@@ -82,3 +84,6 @@ class Assessment(msgspec.Struct, frozen=True):
     view_scores: F32
     range_scores: F32
     raw_scores: F32
+    season_scores: F32
+    frozen_scores: F32
+    frozen_score: float = 0.0

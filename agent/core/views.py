@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from agent.core.types import F32
 
 VALUES_LENGTH: Final = 32
+SLOW_LENGTH: Final = 16
 _VALUES_STEP: Final = CLIP / 127
 
 
 class View(msgspec.Struct, frozen=True):
     """One way to look at a window. `length` points after pooling; `dim`, `step`, `offset` of its int8 embedding.
 
-    `says` is the word for it in an alert: level (values themselves) or shape (the network).
+    `says` is the word for it in an alert: level (values themselves) or shape (the network). Every `every`-th window may
+    enter the reference, which is that much smaller: at a slower scale, windows differ less from one to the next.
     """
 
     name: str
@@ -30,6 +32,7 @@ class View(msgspec.Struct, frozen=True):
     step: float
     offset: int
     encoded: bool
+    every: int = 1
 
     @property
     def span(self) -> int:
@@ -40,13 +43,10 @@ class View(msgspec.Struct, frozen=True):
 def views_for(length: int, dim: int, step: float, offset: int) -> tuple[View, ...]:
     """Return the views of a sensor stream whose encoder takes `length` points; `dim` 0 means no encoder."""
     values = View("values", "level", 0, VALUES_LENGTH, 2 * VALUES_LENGTH, _VALUES_STEP, 0, encoded=False)
+    slow = View("values_x4", "level", 1, SLOW_LENGTH, 2 * SLOW_LENGTH, _VALUES_STEP, 0, encoded=False, every=2)
     if dim == 0:
-        return (values,)
-    return (
-        values,
-        View("encoder", "shape", 0, length, dim, step, offset, encoded=True),
-        View("encoder_x4", "shape", 1, length, dim, step, offset, encoded=True),
-    )
+        return (values, slow)
+    return (values, slow, View("encoder", "shape", 0, length, dim, step, offset, encoded=True))
 
 
 def windows(views: tuple[View, ...], lanes: F32, table: F32) -> list[F32]:

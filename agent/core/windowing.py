@@ -19,14 +19,29 @@ _FRESH_ROWS: Final = 64
 _SLACK_ROWS: Final = 64  # the ring is linear: rows move to the front once every so many
 MAX_CHANNELS: Final = 256  # of one stream
 _LONG_AGO_S: Final = 1e9
+JUDGED_SAMPLES: Final = 128  # readings from which it is told whether a stream is even
+UNEVEN_SHARE: Final = 0.15  # of intervals that span several steps, in both halves of those readings
 LATE_RUN: Final = 10  # so many rising late readings in a row mean that the sender's clock was set back
 
 
+class Spacing(StrEnum):
+    """What a row of the grid is: a step of the clock, or a reading, whenever it comes."""
+
+    AUTO = "auto"
+    EVEN = "even"
+    ARRIVAL = "arrival"
+
+
 class GridSettings(Settings, frozen=True):
-    """`period_s` None: measured while learning. `carry_limit`: grid steps a missing value is carried forward."""
+    """`period_s` None: measured while learning. `carry_limit`: grid steps a missing value is carried forward.
+
+    `spacing` auto: even with a configured period, else told from the first readings. A sender that reports on change,
+    or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps.
+    """
 
     period_s: Duration | None = None
     carry_limit: int = 5
+    spacing: Spacing = Spacing.AUTO
 
 
 class Arrival(StrEnum):
@@ -52,14 +67,18 @@ class Grid:
         self.fixed = bool(channels)
         self.channels: list[str] = list(channels)
         self.period_s = settings.period_s
+        self.spacing = settings.spacing
+        if self.spacing is Spacing.AUTO and settings.period_s is not None:
+            self.spacing = Spacing.EVEN
         self.last_at = -np.inf
         self.total_rows = 0
-        self.break_row = 0  # total_rows at the last gap
         self.ignored_channels = 0
         self.turns = 0  # how often the sender's clock was set back
         self._gaps = 0  # readings in a row that came behind a gap
         self._base: F64 = np.full(len(channels), np.nan)
         self._measured: list[Sample] = []
+        self.unbroken = True  # no gap has come yet
+        self._judged: list[Sample] = []  # what came first, until the spacing is told
         self._ring_rows = ring_rows
         self._rows = np.full((ring_rows + _SLACK_ROWS, len(channels)), np.nan, np.float32)
         self._end = 0
@@ -83,8 +102,8 @@ class Grid:
     @property
     def run(self) -> list[int]:
         """Return for each channel how many rows it has come without a gap."""
-        total, broken, stored = self.total_rows, self.break_row, self.stored_rows
-        return [min(total - max(missing, broken), stored) for missing in self._last_missing]
+        total, stored = self.total_rows, self.stored_rows
+        return [min(total - missing, stored) for missing in self._last_missing]
 
     def rows(self, count: int) -> F32:
         """Return the last `count` rows, oldest first: a view, float32 [count, channels], relative to `base`."""
@@ -111,14 +130,17 @@ class Grid:
             if len(self._measured) < MEASURED_SAMPLES:
                 return Arrival.MEASURING
             return self._measure(learning=learning)
-        steps = round((at - self.last_at) / self.period_s) if self.total_rows else 1
+        steps = 1
+        if self.total_rows and self.spacing is not Spacing.ARRIVAL:
+            steps = round((at - self.last_at) / self.period_s)
         if steps < 1:
             return Arrival.SURPLUS
         self._gaps = self._gaps + 1 if steps - 1 > self.settings.carry_limit else 0
         if self._gaps == MEASURED_SAMPLES and learning and self.settings.period_s is None:
             # Nothing but gaps: what was measured was a burst, such as a backlog delivered at once.
             self.period_s, self._measured, self._gaps = None, [sample], 0
-            self.break_row = self.total_rows
+            self._judged.clear()
+            self._break()
             self.last_at = at
             return Arrival.MEASURING
         if steps > 1:
@@ -131,7 +153,32 @@ class Grid:
         else:
             self._carry(values)
         self.last_at = at
+        if self.spacing is Spacing.AUTO:
+            self._judge(sample, learning=learning)
         return Arrival.ACCEPTED
+
+    def _judge(self, sample: Sample, *, learning: bool) -> None:
+        """Tell whether the readings come evenly; if not, take those so far again, each as a row."""
+        self._judged.append(sample)
+        if len(self._judged) < JUDGED_SAMPLES:
+            return
+        judged, self._judged = self._judged, []
+        intervals = np.diff([one.at for one in judged])
+        period = float(np.median(intervals))
+        far = np.rint(intervals / period) > 1
+        half = len(far) // 2
+        if min(far[:half].mean(), far[half:].mean()) <= UNEVEN_SHARE:
+            self.spacing = Spacing.EVEN
+            return
+        self.spacing, self.period_s = Spacing.ARRIVAL, period
+        channels = len(self.channels)
+        self.total_rows = self._end = self._gaps = 0
+        self._fresh.clear()
+        self.unbroken = True
+        self._last, self._missed, self._last_missing = [np.nan] * channels, [0] * channels, [0] * channels
+        self.last_at = judged[0].at - _LONG_AGO_S
+        for one in judged:
+            self.push(one, learning=learning)
 
     def _order(self, at: float) -> Arrival:
         if at > self.last_at:
@@ -180,12 +227,19 @@ class Grid:
         channels = len(self.channels)
         limit = self.settings.carry_limit
         if steps > limit:
-            self.break_row = self.total_rows
-            self._missed = [limit] * channels
-            self._last = [np.nan] * channels
+            self._break()
             return
         for _ in range(steps):
             self._carry([np.nan] * channels)
+
+    def _break(self) -> None:
+        """Write a row of nothing: no window may span the gap."""
+        channels = len(self.channels)
+        self.unbroken = False
+        self._missed = [self.settings.carry_limit] * channels
+        self._last = [np.nan] * channels
+        self._keep([np.nan] * channels)
+        self._last_missing = [self.total_rows] * channels
 
     def _carry(self, values: list[float]) -> None:
         """Write one row; a NaN becomes the value before it, at most `carry_limit` times."""
@@ -238,7 +292,9 @@ class Grid:
             "period_s": self.period_s,
             "last_at": float(self.last_at),
             "total_rows": self.total_rows,
-            "break_row": self.break_row,
+            "unbroken": self.unbroken,
+            "spacing": self.spacing.value,
+            "judged": [[sample.at, sample.values] for sample in self._judged],
             "rows": self._rows[max(0, self._end - self._ring_rows) : self._end].copy(),
             "base": self._base.copy(),
             "fresh": [list(row) for row in self._fresh],
@@ -258,7 +314,9 @@ class Grid:
         self.period_s = self.settings.period_s if self.settings.period_s is not None else state["period_s"]
         self.last_at = state["last_at"]
         self.total_rows = state["total_rows"]
-        self.break_row = state["break_row"]
+        self.unbroken = state["unbroken"]
+        self.spacing = Spacing(state["spacing"])
+        self._judged = [Sample(at, dict(values)) for at, values in state["judged"]]
         self._base = state["base"].copy()
         self._fresh = [list(row) for row in state["fresh"]]
         self.turns, self._gaps, self.ignored_channels = state["turns"], state["gaps"], state["ignored_channels"]

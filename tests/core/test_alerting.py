@@ -11,6 +11,7 @@ from agent.core.alerting import (
     AlertMachine,
     AlertSettings,
     AlertState,
+    Ending,
     Observation,
     alert_id,
 )
@@ -88,3 +89,32 @@ def test_raised_and_cleared_alternate_and_resuming_changes_nothing(pattern, cut,
     early = run(first, pattern[:cut])
     second.restore(first.snapshot())
     assert early + [(i + len(pattern[:cut]), e) for i, e in run(second, pattern[cut:], cut)] == events
+
+
+def test_an_operator_ends_what_fires_and_what_is_pending():
+    m = machine(after=2, clear_after=1, cooldown_s=10.0)
+    assert m.end(Ending.ACCEPTED) is None
+    m.observe(1.0, odd=True)
+    assert m.current_id == alert_id("pi", "pump", AlertKind.ANOMALY, 1.0)
+    assert m.end(Ending.ACCEPTED) is None
+    assert m.state is AlertState.INACTIVE
+    m.observe(2.0, odd=True)
+    raised = m.observe(3.0, odd=True)
+    assert m.current_id == raised.id
+    cleared = m.end(Ending.ACCEPTED)
+    assert (cleared.id, cleared.event, cleared.ending) == (raised.id, AlertEvent.CLEARED, Ending.ACCEPTED)
+    assert (cleared.at, cleared.ended_at) == (3.0, 3.0)
+    assert [m.observe(at, odd=True) for at in (4.0, 5.0)] == [None, None]  # the cooldown
+
+
+def test_a_snooze_is_part_of_the_state_and_states_of_old_have_none():
+    m, again = machine(), machine()
+    m.snoozed_until = 100.0
+    assert not m.may_begin(99.0)
+    assert m.may_begin(100.0)
+    again.restore(m.snapshot())
+    assert again.snoozed_until == 100.0
+    old = m.snapshot()
+    del old["snoozed_until"]
+    again.restore(old)
+    assert again.may_begin(0.0)

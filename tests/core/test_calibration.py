@@ -101,3 +101,23 @@ def test_the_last_score_as_high_is_found_over_the_rings_end():
 def test_budgets_beyond_any_support_are_named():
     assert not beyond_support(1 / 604_800)
     assert beyond_support(1e-9)
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=80), st.lists(st.integers(0, 20), max_size=20))
+def test_forgetting_scores_agrees_with_a_plain_list(added, forgotten):
+    calibration = Calibration(40)
+    calibration.make_room(0, 2)
+    row = np.array([1])
+    for one in added:
+        calibration.add(row, np.array([one], np.float32))
+    oracle = added[-40:]
+    calibration.remove(1, np.array(forgotten, np.float32))
+    for one in forgotten:
+        if one in oracle:
+            del oracle[len(oracle) - 1 - oracle[::-1].index(one)]
+    calibration.add(row, np.array([99.0], np.float32))
+    oracle = [*oracle, 99][-40:]
+    count = int(calibration.count[1])
+    order = (calibration.head[1] - count + np.arange(count)) % 40
+    assert scores_of(calibration.scores[1, order]).tolist() == oracle
+    assert (calibration.scores[1, count:] == np.iinfo(np.int16).min).all()

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.alerting import AlertSettings, Direction
+from agent.core.alerting import AlertSettings, Direction, FrozenPolicy
 from agent.core.bank import combined
-from agent.core.budget import HIGHEST, LOWEST, STEP, BudgetControl
+from agent.core.budget import HIGHEST, LOWEST, MAX_ALERTS, STEP, BudgetControl
 from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
@@ -59,8 +59,10 @@ def test_a_constant_channel_alarms_when_it_really_moves():
 
 def test_views_at_a_slower_scale_join_when_there_is_history_enough():
     detector = make(("a",), encoded=True)
-    found = feed(detector, normal(600, ("a",)))
-    assert np.isnan(found[0].view_scores[2, 0])
+    feed(detector, normal(600, ("a",)))
+    found = feed(detector, normal(100, ("a",), start=700))  # behind a gap
+    assert np.isfinite(found[0].view_scores[0, 0])
+    assert np.isnan(found[0].view_scores[1, 0])
     assert np.isfinite(found[-1].view_scores).all()
 
 
@@ -92,6 +94,55 @@ def test_a_gap_must_be_filled_before_the_next_decision():
     later = normal(40, start=1000)
     assert feed(detector, later[:20]) == []
     assert feed(detector, later[20:]) != []
+
+
+def test_gaps_while_learning_lose_nothing_but_the_windows_that_span_them():
+    samples = [one for one in normal(900) if one.at % 100 > 10]
+    detector = make()
+    found = feed(detector, samples)
+    assert detector.phase is StreamPhase.ACTIVE
+    assert found
+    assert detector.learning_left == 0
+
+
+def test_a_stream_heard_now_and_then_learns_and_decides():
+    times = np.cumsum(np.random.default_rng(0).choice([1.0, 1.0, 9.0], size=600))
+    samples = [Sample(float(at), one.values) for at, one in zip(times, normal(600), strict=True)]
+    detector = make(grid=GridSettings())
+    found = feed(detector, samples)
+    assert len(found) == 600 - detector.warm_up_rows
+
+
+def test_a_value_that_no_longer_changes_alarms_unless_that_is_ignored():
+    stuck = changed(normal(120, start=600), "a", lambda v: 0.3)  # noqa: ARG005
+    scores = {}
+    for policy in FrozenPolicy:
+        detector = make(alert=AlertSettings(frozen=policy))
+        feed(detector, normal(600))
+        scores[policy] = feed(detector, stuck)[-1]
+    assert scores[FrozenPolicy.ALERT].frozen_score > 4
+    assert scores[FrozenPolicy.ALERT].frozen_scores.argmax() == 0
+    assert not scores[FrozenPolicy.IGNORE].frozen_scores.any()
+
+
+def test_hold_scores_all_channels_at_once_and_keeps_alarming():
+    detector = make(mode=Mode.HOLD)
+    assert detector.budget.budget.text == "1 per 1000 decisions"
+    quiet = feed(detector, normal(900))
+    loud = feed(detector, changed(normal(600, seed=5, start=900), "b", lambda v: v + 6))
+    assert np.mean([one.score >= detector.budget.threshold for one in quiet]) < 0.05
+    assert min(one.score for one in loud[-100:]) > detector.budget.threshold
+    assert np.mean([one.part_scores.argmax() == 1 for one in loud[-100:]]) > 0.8
+
+
+def test_the_threshold_of_hold_never_sinks():
+    control = BudgetControl(Budget(count=1, per_decisions=1000), Mode.HOLD)
+    control.configure(1.0)
+    for _ in range(5000):
+        control.decide(raised=False)
+    assert control.offset == 0.0
+    control.decide(raised=True)
+    assert control.offset > 0.0
 
 
 def test_a_channel_that_is_missing_does_not_silence_the_others():
@@ -195,7 +246,7 @@ def test_the_evidence_tells_since_when_nothing_was_as_odd():
 
 def test_what_a_channel_takes_grows_with_what_is_kept():
     small, large = make(), make(reference=ReferenceSettings(size=2000, warm_up=150))
-    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 4)
+    assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 5) + 900 * (32 + 5)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
@@ -258,13 +309,51 @@ def test_the_threshold_rises_with_alerts_and_sinks_with_quiet_within_bounds():
     assert control.threshold == pytest.approx(2.0 - LOWEST)
     for _ in range(50):
         control.decide(raised=True)
-    assert control.threshold == pytest.approx(2.0 + HIGHEST)
+    assert control.threshold == pytest.approx(2.0 + HIGHEST, abs=0.01)
     again = BudgetControl(control.budget)
     again.configure(1.0)
     again.restore(control.snapshot())
     assert (again.threshold, again.ratio) == (control.threshold, control.ratio)
     assert control.odd(4.9, firing=True)
     assert not control.odd(4.9, firing=False)
+
+
+def test_a_confirmed_alarm_neither_counts_nor_lifts_the_threshold():
+    control, quiet = (BudgetControl(Budget(count=1, per_decisions=100)) for _ in range(2))
+    for one in (control, quiet):
+        one.configure(1.0)
+    control.decide(raised=True, alert="a")
+    quiet.decide(raised=False)
+    for _ in range(10):
+        control.decide(raised=False)
+        quiet.decide(raised=False)
+    assert control.ratio > 1
+    again = BudgetControl(control.budget)
+    again.configure(1.0)
+    again.restore(control.snapshot())
+    for one in (control, again):
+        assert one.knows("a")
+        assert one.confirm("a")
+        assert not one.confirm("a")
+        assert one.ratio == 0.0
+        assert one.threshold == pytest.approx(quiet.threshold)
+
+
+def test_confirming_takes_back_only_what_was_lifted_and_keeps_to_the_bounds():
+    control = BudgetControl(Budget(count=1, per_decisions=100))
+    control.configure(1.0)
+    for i in range(MAX_ALERTS + 10):
+        control.decide(raised=True, alert=str(i))
+    assert [control.knows(str(i)) for i in (0, 9, 10, MAX_ALERTS + 9)] == [False, False, True, True]
+    assert control.confirm(str(MAX_ALERTS + 9))  # the threshold was at its bound: it lifted nothing
+    assert control.threshold == pytest.approx(2.0 + HIGHEST, abs=0.01)
+    low = BudgetControl(control.budget)
+    low.configure(1.0)
+    low.decide(raised=True, alert="a")
+    for _ in range(10_000):
+        low.decide(raised=False)
+    assert low.confirm("a")
+    assert low.threshold == pytest.approx(2.0 - LOWEST)
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.1, 1 / 24, 1 / 168, 1e-3, 1e-6])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.types import Sample
-from agent.core.windowing import LATE_RUN, MAX_CHANNELS, MEASURED_SAMPLES, Arrival, Grid, GridSettings
+from agent.core.windowing import LATE_RUN, MAX_CHANNELS, MEASURED_SAMPLES, Arrival, Grid, GridSettings, Spacing
 from tests.oracles import RowModel
 
 
@@ -41,8 +41,63 @@ def test_a_gap_beyond_the_limit_breaks_the_window():
     g = grid()
     push(g, 0, a=1.0)
     push(g, 4, a=4.0)
-    assert g.total_rows == 2
+    assert g.total_rows == 3
+    assert np.isnan(g.rows(2)[0, 0])  # no window may span it
     assert g.run == [1]
+    assert not g.unbroken
+
+
+def uneven(count, seed=0):
+    """Return times of readings that come now and then."""
+    return np.cumsum(np.random.default_rng(seed).choice([1.0, 1.0, 1.0, 7.0, 40.0], size=count)).tolist()
+
+
+def test_readings_that_come_now_and_then_are_rows_by_arrival():
+    g = Grid(GridSettings(), ("a",))
+    times = uneven(300)
+    for number, at in enumerate(times):
+        assert g.push(Sample(at, {"a": float(number)}), learning=True) in {Arrival.ACCEPTED, Arrival.MEASURING}
+    assert g.spacing is Spacing.ARRIVAL
+    assert g.total_rows == 300
+    assert g.run == [300]
+    assert g.unbroken
+    assert absolute(g, 300) == [[float(number)] for number in range(300)]
+    push(g, times[-1] + 1e6, a=300.0)
+    assert g.run == [301]
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.05])
+def test_a_sender_that_loses_a_reading_now_and_then_is_even(lost):
+    g = Grid(GridSettings(), ("a",))
+    rng = np.random.default_rng(1)
+    for at in range(400):
+        if rng.random() >= lost:
+            push(g, at, a=1.0)
+    assert g.spacing is Spacing.EVEN
+    assert g.total_rows == 400
+
+
+def test_a_burst_before_even_readings_does_not_make_them_uneven():
+    g = Grid(GridSettings(), ("a",))
+    for number in range(70):
+        push(g, number * 1e-3, a=1.0)
+    for number in range(200):
+        push(g, 10.0 + number, a=1.0)
+    assert g.spacing is Spacing.EVEN
+    assert g.period_s == 1.0
+
+
+def test_a_stated_spacing_or_period_is_not_judged():
+    for settings, spacing in (
+        (GridSettings(spacing=Spacing.EVEN), Spacing.EVEN),
+        (GridSettings(period_s=1.0), Spacing.EVEN),
+        (GridSettings(period_s=1.0, spacing=Spacing.ARRIVAL), Spacing.ARRIVAL),
+    ):
+        g = Grid(settings, ("a",))
+        for at in uneven(200):
+            push(g, at, a=1.0)
+        assert g.spacing is spacing
+    assert g.total_rows == 200
 
 
 def test_a_channel_that_vanishes_is_carried_then_missing():

@@ -99,7 +99,16 @@ class MqttClient:
         self._orders.acknowledgements.extend([message for message in messages if message.qos])
         self._orders.wake()
 
-    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, token: Token = None) -> bool:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        token: Token = None,
+        correlation_data: bytes | None = None,
+    ) -> bool:
         """Take over a publication of QoS 0 or 1, or return False: not connected, or too much outstanding.
 
         What was taken over survives reconnects (not the process). With QoS 1 and a token it ends in exactly
@@ -112,7 +121,7 @@ class MqttClient:
             return False
         if len(self._orders.publications) + self._connector.in_flight >= MAX_OUTSTANDING:
             return False
-        self._orders.publications.append(Publication(topic, payload, qos, retain, token))
+        self._orders.publications.append(Publication(topic, payload, qos, retain, token, correlation_data))
         self._orders.wake()
         return True
 

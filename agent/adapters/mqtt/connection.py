@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint, in_words, password
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
-    from paho.mqtt.properties import Properties
 
     from agent.adapters.mqtt.broker import BrokerSettings
     from agent.adapters.mqtt.events import MqttEvents, Token
@@ -176,13 +176,16 @@ class Connector:
         reader = wire.reader
         while wire.news and self._client.socket() is not None:
             self._client.loop_read()
-        if reader.messages:
-            messages, reader.messages = reader.messages, []
-            self._events.on_messages(messages)
-        if reader.commands:
-            commands, reader.commands = reader.commands, []
-            for message, raw in commands:
-                self._events.on_command(command_of(message, raw))
+        messages, reader.messages = reader.messages, []
+        commands, reader.commands = reader.commands, []
+        told = 0
+        for before, message, raw in commands:  # in the order received, in which they are acknowledged
+            if before > told:
+                self._events.on_messages(messages[told:before])
+                told = before
+            self._events.on_command(command_of(message, raw))
+        if len(messages) > told:
+            self._events.on_messages(messages[told:] if told else messages)
         if reader.ignored_ids:
             ignored, reader.ignored_ids = reader.ignored_ids, []
             wire.send(b"".join(b"@\x02" + number.to_bytes(2, "big") for number in ignored))
@@ -211,7 +214,13 @@ class Connector:
             self._client.loop_write()
 
     def _send_publication(self, publication: Publication) -> None:
-        sent = self._client.publish(publication.topic, publication.payload, publication.qos, publication.retain)
+        properties = None
+        if publication.correlation_data is not None and self._mqtt5:
+            properties = Properties(PacketTypes.PUBLISH)
+            properties.CorrelationData = publication.correlation_data
+        sent = self._client.publish(
+            publication.topic, publication.payload, publication.qos, publication.retain, properties
+        )
         if publication.qos:
             # Whatever the return code: paho keeps it and sends it again after a reconnect.
             self._tokens[sent.mid] = publication.token
@@ -236,7 +245,9 @@ class Connector:
         for first in range(0, len(changes.subscribe), _FILTERS_PER_PACKET):
             part = changes.subscribe[first : first + _FILTERS_PER_PACKET]
             if self._mqtt5:
-                _, number = self._client.subscribe([(name, options(name, qos)) for name, qos in part])
+                _, number = self._client.subscribe(
+                    [(name, options(name, qos, as_published=name == self._command)) for name, qos in part]
+                )
             else:
                 _, number = self._client.subscribe(part)
             self._ledger.subscribing(number or 0, part)

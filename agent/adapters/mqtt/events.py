@@ -23,6 +23,11 @@ class Command(msgspec.Struct, frozen=True):
     response_topic: str | None = None
     correlation_data: bytes | None = None
 
+    @property
+    def qos(self) -> int:
+        """Return the message's quality of service."""
+        return self.message.qos
+
 
 class MqttEvents:
     """Every method is called in the network thread: it must be quick and must not wait for that thread.

@@ -48,7 +48,7 @@ class FrameReader:
 
     `ignored_ids` are QoS 1 messages that nobody will process and that must be acknowledged at once;
     `oversized` holds topic and size (bytes) of messages above `max_size`. `commands` holds messages on the
-    command topic with their raw MQTT 5 properties.
+    command topic with their raw MQTT 5 properties, and how many of `messages` came before each.
     """
 
     def __init__(self, *, own_root: str, command: str | None, mqtt5: bool, connection: int, max_size: int) -> None:
@@ -63,7 +63,7 @@ class FrameReader:
         self._skip = 0
         self.control = bytearray()
         self.messages: list[InboundMessage] = []
-        self.commands: list[tuple[InboundMessage, bytes]] = []
+        self.commands: list[tuple[int, InboundMessage, bytes]] = []
         self.ignored_ids: list[int] = []
         self.oversized: list[tuple[str, int]] = []
 
@@ -166,7 +166,7 @@ class FrameReader:
             topic, data[after:stop], time(), monotonic(), qos, bool(head & 1), message_id, self._connection
         )
         if topic == self._command:
-            self.commands.append((message, data[properties:after]))
+            self.commands.append((len(self.messages), message, data[properties:after]))
         else:
             self.messages.append(message)
 

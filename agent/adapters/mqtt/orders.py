@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 class Publication(msgspec.Struct, frozen=True):
-    """One message to publish; `token` names it to whoever handed it over."""
+    """One message to publish; `token` names it to whoever handed it over. Correlation data: MQTT 5 only."""
 
     topic: str
     payload: bytes
     qos: int
     retain: bool
     token: Token
+    correlation_data: bytes | None = None
 
 
 class Orders:

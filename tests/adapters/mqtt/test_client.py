@@ -186,6 +186,31 @@ def test_commands_have_their_own_way_in(mosquitto, make_client, make_peer, proto
     assert listener.messages == []
 
 
+def test_commands_come_in_their_place_among_the_messages(mosquitto, make_client, make_peer):
+    client, listener = make_client(mosquitto.url, "plant/#", commands=True)
+    order = []
+    listener.on_messages = lambda messages: order.extend(one.payload for one in messages)
+    listener.on_command = lambda command: order.append(command.message.payload)
+    peer = make_peer(mosquitto)
+    sent = [b"%d" % i for i in range(300)]
+    for i, payload in enumerate(sent):
+        topic = "redshank/pi/command" if i % 7 in (3, 4) else "plant/a"
+        peer._client.publish(topic, payload, 1)
+    wait_until(lambda: len(order) == len(sent))
+    assert order == sent
+    assert client.connected
+
+
+def test_a_command_meant_to_be_retained_is_marked_so_when_it_comes_at_once(mosquitto, make_client, make_peer):
+    _, listener = make_client(mosquitto.url, "plant/#", commands=True)
+    peer = make_peer(mosquitto)
+    peer.publish("redshank/pi/command", b"{}", retain=True)
+    peer.publish("plant/a", b"1", retain=True)
+    wait_until(lambda: listener.commands and listener.messages)
+    assert listener.commands[0].message.retained
+    assert not listener.messages[0].retained
+
+
 def test_publishing_while_disconnected_is_left_to_the_caller(make_mosquitto, make_client):
     broker = make_mosquitto()
     client, listener = make_client(broker.url)

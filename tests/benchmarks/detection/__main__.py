@@ -7,7 +7,6 @@ of 1,000 windows). For the figures of one command to be comparable they use one 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 import time
@@ -17,15 +16,15 @@ from typing import Any
 from tqdm import tqdm
 
 from agent.errors import RedshankError
+from tests.benchmarks.detection.drive import keep_memory
 from tests.benchmarks.detection.encoders import make_encoder
 from tests.benchmarks.detection.injected import Injected
 from tests.benchmarks.detection.nab import Nab
 from tests.benchmarks.detection.recordings import missing
-from tests.benchmarks.detection.skab import Skab
+from tests.benchmarks.detection.skab import BUDGETS, Skab
+from tests.benchmarks.tables import line
 
 SETS = {"nab": Nab, "skab": Skab, "injected": Injected}
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 1 << 30
 _PROFILES = ("standard", "reward_low_FP_rate", "reward_low_FN_rate")
 
 
@@ -83,9 +82,49 @@ def kinds_table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
-def line(cells: list[str]) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+def halves_table(results: dict[str, Any], published: dict[str, Any]) -> list[str]:
+    """Return NAB with thresholds from the other half of the files, and what is published: at the best threshold."""
+    lines = [
+        "NAB: standard/low FP/low FN. Threshold best for all files; best for a random half, scored on the other (sd)",
+        "",
+        line(["detector", "clock", "all files", "other half, 12 halvings"]),
+        line(["---"] * 4),
+    ]
+    for name, result in results.items():
+        for clock in ("rows", "time") if "nab" in result else ():
+            nab = result["nab"][clock]
+            best = "/".join(f"{nab['refractory'][profile]:.1f}" for profile in _PROFILES)
+            halves = "/".join(f"{nab['other_half_mean'][profile]:.1f}" for profile in _PROFILES)
+            spread = "/".join(f"{nab['other_half_sd'][profile]:.1f}" for profile in _PROFILES)
+            lines.append(line([f"`{name}`", clock, best, f"{halves} ({spread})"]))
+    ranked = sorted(published.items(), key=lambda item: -item[1].get("standard", 0.0))
+    lines += [
+        line([f"{name}, published", "rows", "/".join(f"{scores.get(p, 0.0):.1f}" for p in _PROFILES), ""])
+        for name, scores in ranked
+    ]
+    return lines
+
+
+def budgets_table(results: dict[str, Any]) -> list[str]:
+    """Return SKAB at fixed settings: rows at which the agent's alert is on, and the mean of ten at the threshold."""
+    lines = [
+        "SKAB: F1/false alarms %/missed alarms % where the alert is on; where the mean of 10 reaches the threshold",
+        "",
+        line(["encoder", "mode", *(f"{budget}: alert; threshold" for budget in BUDGETS)]),
+        line(["---"] * (2 + len(BUDGETS))),
+    ]
+    for name, result in results.items():
+        for mode in ("adapt", "hold") if "skab" in result else ():
+            cells = [
+                "; ".join(_rates(found[how]) for how in ("alerts", "threshold"))
+                for found in result["skab"][mode]["budgets"].values()
+            ]
+            lines.append(line([f"`{name}`", mode, *cells]))
+    return lines
+
+
+def _rates(found: dict[str, float]) -> str:
+    return f"{found['f1']:.3f}/{found['false_alarm_percent']:.1f}/{found['missed_alarm_percent']:.1f}"
 
 
 def arguments() -> argparse.Namespace:
@@ -111,9 +150,7 @@ def main() -> int:
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2
-    if hasattr(library := ctypes.CDLL(None), "mallopt"):  # memory that is taken again and again stays with us
-        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    keep_memory()
     sets = {name: SETS[name](wanted.data) for name in names}
     if wanted.check_scorer:
         nab = sets.get("nab") or Nab(wanted.data)
@@ -139,6 +176,10 @@ def main() -> int:
         print(line(row(encoder.name, result)), flush=True)
         if wanted.json:
             wanted.json.write_text(json.dumps(results, indent=2))
+    if "nab" in sets:
+        print("", *halves_table(results, sets["nab"].published), sep="\n")
+    if "skab" in sets:
+        print("", *budgets_table(results), sep="\n")
     print("", *kinds_table(results), sep="\n")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,17 @@ from tests.benchmarks.detection.encoders import BenchmarkEncoder
 
 BATCH_LANES = 384  # channels decided in one go: large enough that calls cost little, small enough for the cache
 PERIOD_S = 1.0  # every recording's clock is told in its own periods, so that all of them share a bank
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 1 << 30
+
+
+def keep_memory() -> None:
+    """Let memory that is taken again and again stay with the process."""
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 @dataclass
@@ -41,11 +53,16 @@ class Driver:
 
     def __init__(self, encoder: BenchmarkEncoder, mode: Mode = Mode.ADAPT, workspace: Workspace | None = None) -> None:
         self.encoder = encoder
-        self.settings = DetectorSettings(mode=mode, grid=GridSettings(period_s=PERIOD_S))
+        self.settings = DetectorSettings(mode=mode, grid=GridSettings())
         self.workspace = workspace or Workspace()
         self.bank = DetectorBank(self.settings, encoder.views, self.workspace)
         self._pending: list[tuple[Feed, int, Due]] = []
         self._lanes = 0
+
+    @property
+    def warm_up_rows(self) -> int:
+        """Return how many rows a stream learns from by default."""
+        return self.settings.reference.warm_up + self.encoder.views[0].span
 
     def feed(self, name: str, at: F64, values: F64, warm_up_rows: int) -> Feed:
         """Return a new stream that learns from its first `warm_up_rows` rows, if they come without a gap."""

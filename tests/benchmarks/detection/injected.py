@@ -26,11 +26,11 @@ RATES = (1e-3, 1e-4)
 _ROWS = 2600  # of each stream: a day of one source must not outweigh all others
 _LEAST_ROWS = 1500
 _STRETCH = 3000  # rows free of labels that a file of NAB with anomalies must have
-_AFTER_ROWS = 16  # an alarm so soon after a disturbance is one for it
+AFTER_ROWS = 16  # an alarm so soon after a disturbance is one for it
 _EVENT_ROWS = 100
 _EVERY = 96  # rows between injections
 _FIRST = WARM_UP_ROWS + 200
-_TOGETHER = 96  # injections played side by side
+TOGETHER = 96  # injections played side by side
 _MOST_MISSING = 0.25  # share of missing values above which a column is no stream
 _MISSING = -200.0  # as AirQuality.csv writes it
 _SEED = 9
@@ -48,13 +48,17 @@ class Stream:
 
 @dataclass
 class Job:
-    """An injection to be played: the detector's state before it, and what comes next, [LONGEST + 16] rows."""
+    """An injection to be played: the detector's state before it, and what comes next, [length + 16] rows or more.
+
+    `scores` float32 [length + 16] is there once it was played.
+    """
 
     state: dict[str, Any]
     at: F64
     values: F64
     length: int
     found: dict[str, Any]
+    scores: F32 | None = None
 
 
 class Injected:
@@ -69,8 +73,8 @@ class Injected:
         for stream in self.streams:
             if robust_std(stream.values) == 0.0:
                 continue  # anything at all is found in a constant
-            for row in range(_FIRST, len(stream.at) - LONGEST - _AFTER_ROWS, _EVERY):
-                ahead = slice(row, row + LONGEST + _AFTER_ROWS)
+            for row in range(_FIRST, len(stream.at) - LONGEST - AFTER_ROWS, _EVERY):
+                ahead = slice(row, row + LONGEST + AFTER_ROWS)
                 if np.isnan(stream.values[ahead]).any() or (np.rint(np.diff(stream.at[ahead])) != 1).any():
                     continue
                 if not deck:
@@ -85,7 +89,7 @@ class Injected:
         jobs: list[Job] = []
         results: list[dict[str, Any]] = []
         total = sum(len(s.at) for s in self.streams)
-        total += sum(len(planned) for planned in self.plan.values()) * (LONGEST + _AFTER_ROWS)
+        total += sum(len(planned) for planned in self.plan.values()) * (LONGEST + AFTER_ROWS)
         with tqdm(total=total, desc=f"{encoder.name}: injected", unit="row", leave=False) as bar:
 
             def before_row(row: int) -> None:
@@ -93,22 +97,22 @@ class Injected:
                 for stream, kind, strength, seed in self.plan.get(row, ()):
                     job = _job(driver, feeds[stream.name], stream, row, kind, strength, seed)
                     if job is None:
-                        bar.update(LONGEST + _AFTER_ROWS)
+                        bar.update(LONGEST + AFTER_ROWS)
                         continue
                     jobs.append(job)
                     results.append(job.found)
-                while len(jobs) >= _TOGETHER:
-                    _play(driver, [jobs.pop(0) for _ in range(_TOGETHER)], bar)
+                while len(jobs) >= TOGETHER:
+                    play(driver, [jobs.pop(0) for _ in range(TOGETHER)], bar)
 
             driver.run(list(feeds.values()), bar, lambda row: before_row(row) if row in self.plan else None)
-            _play(driver, jobs, bar)
+            play(driver, jobs, bar)
         return summary(feeds, results)
 
 
 def _job(driver: Driver, feed: Feed, stream: Stream, row: int, kind: str, strength: float, seed: int) -> Job | None:
     if feed.detector.phase is not StreamPhase.ACTIVE:
         return None
-    ahead = slice(row, row + LONGEST + _AFTER_ROWS)
+    ahead = slice(row, row + LONGEST + AFTER_ROWS)
     least = float(np.nanmin(stream.values))
     floor = 0.0 if least >= 0.0 else -np.inf
     rng = np.random.default_rng(seed)
@@ -117,19 +121,20 @@ def _job(driver: Driver, feed: Feed, stream: Stream, row: int, kind: str, streng
     return Job(driver.bank.snapshot(feed.detector), stream.at[ahead], values, length, found)
 
 
-def _play(driver: Driver, jobs: list[Job], bar: tqdm) -> None:
+def play(driver: Driver, jobs: list[Job], bar: tqdm) -> None:
     """Play injections side by side in a bank of their own; the highest score of each goes into `found`."""
     copies = Driver(driver.encoder, driver.settings.mode, driver.workspace)
     feeds = []
     for job in jobs:
-        rows = job.length + _AFTER_ROWS
+        rows = job.length + AFTER_ROWS
         feed = copies.feed("", job.at[:rows], job.values[:rows, None], WARM_UP_ROWS)
         copies.bank.restore(feed.detector, job.state)
         feeds.append(feed)
     copies.run(feeds, bar)
     for job, feed in zip(jobs, feeds, strict=True):
+        job.scores = feed.scores
         job.found["score"] = float(np.nan_to_num(feed.scores).max())
-        bar.update(LONGEST + _AFTER_ROWS - len(feed.at))
+        bar.update(LONGEST + AFTER_ROWS - len(feed.at))
 
 
 def summary(feeds: dict[str, Feed], results: list[dict[str, Any]]) -> dict[str, object]:
@@ -183,7 +188,7 @@ def events(scores: F32) -> F32:
 
 
 def _calm(scores: F32, result: dict[str, Any]) -> float:
-    rows = slice(result["row"], result["row"] + result["length"] + _AFTER_ROWS)
+    rows = slice(result["row"], result["row"] + result["length"] + AFTER_ROWS)
     return float(np.nan_to_num(scores[rows]).max())
 
 

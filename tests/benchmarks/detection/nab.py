@@ -21,10 +21,12 @@ from tests.benchmarks.detection.nab_scoring import (
     best_threshold,
     best_with_refractory,
     corpus_of,
+    on_other_halves,
 )
 from tests.benchmarks.detection.recordings import Table, periods, read_table
 
 _EPOCH = 1_000_000  # periods: a recording told by its rows begins somewhere
+_SPLITS, _SPLIT_SEED = 12, 3
 _WINDOW, _STEP = 6400, 100  # of Numenta's windowed Gaussian
 
 
@@ -82,9 +84,12 @@ class Nab:
         joined = np.concatenate(scores)
         plain = {name: best_threshold(self.corpus, joined, profile) for name, profile in self.profiles.items()}
         silent = best_with_refractory(self.corpus, joined, self.profiles)
+        halves = on_other_halves(self.corpus, joined, self.profiles, _SPLITS, _SPLIT_SEED)
         return {
             "refractory": {name: value for name, (value, _) in silent.items()},
             "refractory_threshold": {name: threshold for name, (_, threshold) in silent.items()},
+            "other_half_mean": {name: float(np.mean(values)) for name, values in halves.items()},
+            "other_half_sd": {name: float(np.std(values, ddof=1)) for name, values in halves.items()},
             "plain": {name: value for name, (value, _) in plain.items()},
             "plain_threshold": {name: threshold for name, (_, threshold) in plain.items()},
         }

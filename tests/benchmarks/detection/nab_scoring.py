@@ -47,7 +47,8 @@ class Corpus:
 
     `worth` float64 [rows]: share of `tp` inside windows (1 at the left edge), of `fp` outside (-1 far from any);
     `window` int64 [rows]: number of the window, -1 outside; `counts` bool [rows]: behind the probation;
-    `place` int64 [rows]: row number with 1,000 free places between files; `silent` int64 [rows]: refractory rows.
+    `place` int64 [rows]: row number with 1,000 free places between files; `silent` int64 [rows]: refractory rows;
+    `file` int64 [rows]: number of the file.
     """
 
     worth: F64
@@ -55,6 +56,7 @@ class Corpus:
     counts: Bools
     place: I64
     silent: I64
+    file: I64
     windows: int
 
 
@@ -81,18 +83,19 @@ def worth_of(truth: Truth) -> tuple[F64, I64]:
 
 def corpus_of(truths: Sequence[Truth]) -> Corpus:
     """Join the files' labels."""
-    worth, window, counts, place, silent = [], [], [], [], []
+    worth, window, counts, place, silent, file = [], [], [], [], [], []
     windows = free = 0
-    for truth in truths:
+    for number_of_file, truth in enumerate(truths):
         value, number = worth_of(truth)
         worth.append(value)
         window.append(np.where(number >= 0, number + windows, -1))
         counts.append(np.arange(truth.rows) >= truth.probation)
         place.append(free + np.arange(truth.rows))
         silent.append(np.full(truth.rows, int(min(0.13 * truth.probation, 100))))
+        file.append(np.full(truth.rows, number_of_file))
         windows += len(truth.windows)
         free += truth.rows + 1000
-    joined = [np.concatenate(parts) for parts in (worth, window, counts, place, silent)]
+    joined = [np.concatenate(parts) for parts in (worth, window, counts, place, silent, file)]
     return Corpus(*joined, windows)
 
 
@@ -142,13 +145,18 @@ def alarms(corpus: Corpus, scores: F64, threshold: float) -> I64:
     return rows[kept] if kept else rows[:0]
 
 
+def candidates(corpus: Corpus, scores: F64) -> F64:
+    """Return the thresholds, 0.01 apart, that are tried where each alarm silences the rows behind it, ascending."""
+    levels = np.unique(np.floor(scores[corpus.counts] / _CANDIDATE_STEP)) * _CANDIDATE_STEP
+    return levels[levels > 0.0]  # no decision is no alarm
+
+
 def best_with_refractory(corpus: Corpus, scores: F64, profiles: dict[str, Profile]) -> dict[str, tuple[float, float]]:
     """Return for each profile the best scaled score and its threshold when each alarm silences the rows behind it.
 
     Which rows alarm depends on the threshold, so each candidate, 0.01 apart, is played through.
     """
-    levels = np.unique(np.floor(scores[corpus.counts] / _CANDIDATE_STEP)) * _CANDIDATE_STEP
-    levels = levels[levels > 0.0]  # no decision is no alarm
+    levels = candidates(corpus, scores)
     best = {name: (float(scaled(corpus, total_of(corpus, np.zeros(0, np.int64), p), p)), math.inf)
             for name, p in profiles.items()}  # fmt: skip
     for threshold in levels[::-1].tolist():
@@ -157,3 +165,50 @@ def best_with_refractory(corpus: Corpus, scores: F64, profiles: dict[str, Profil
             value = float(scaled(corpus, total_of(corpus, found, profile), profile))
             best[name] = max(best[name], (value, threshold))
     return best
+
+
+def totals_by_file(corpus: Corpus, detections: I64, profile: Profile) -> F64:
+    """Return each file's sum of weights, float64 [files]: `total_of` is the sum of them."""
+    files = int(corpus.file[-1]) + 1
+    detections = detections[corpus.counts[detections]]
+    window, worth = corpus.window[detections], corpus.worth[detections]
+    best = np.full(corpus.windows, -profile.fn)
+    np.maximum.at(best, window[window >= 0], worth[window >= 0] * profile.tp)
+    seen, file_of_seen = _windows_of(corpus, corpus.counts)
+    caught = np.bincount(file_of_seen, best[seen], files)
+    outside = window < 0
+    return caught + profile.fp * np.bincount(corpus.file[detections[outside]], worth[outside], files)
+
+
+def on_other_halves(
+    corpus: Corpus, scores: F64, profiles: dict[str, Profile], splits: int, seed: int
+) -> dict[str, list[float]]:
+    """Return scaled scores of one random half of the files at the threshold that is best on the other half.
+
+    Each alarm silences the rows behind it. One score for each of `splits` halvings.
+    """
+    files = int(corpus.file[-1]) + 1
+    levels = np.append(candidates(corpus, scores), np.inf)
+    found = [alarms(corpus, scores, level) for level in levels.tolist()]
+    every = np.bincount(_windows_of(corpus, np.ones_like(corpus.counts))[1], minlength=files)
+    counted = np.bincount(_windows_of(corpus, corpus.counts)[1], minlength=files)
+    rng = np.random.default_rng(seed)
+    halves = [rng.permutation(files) < files // 2 for _ in range(splits)]
+    result: dict[str, list[float]] = {}
+    for name, profile in profiles.items():
+        totals = np.stack([totals_by_file(corpus, rows, profile) for rows in found])
+        null = -profile.fn * counted
+        result[name] = []
+        for fitted in halves:
+            best = int(np.argmax(totals[:, fitted].sum(axis=1)))
+            rest = ~fitted
+            gained = float((totals[best, rest] - null[rest]).sum())
+            result[name].append(100.0 * gained / float((every[rest] * profile.tp - null[rest]).sum()))
+    return result
+
+
+def _windows_of(corpus: Corpus, among: Bools) -> tuple[I64, I64]:
+    """Return the windows that have rows among those, and the file of each, int64 [windows]."""
+    inside = among & (corpus.window >= 0)
+    seen, first = np.unique(corpus.window[inside], return_index=True)
+    return seen, corpus.file[inside][first]

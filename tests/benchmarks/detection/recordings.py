@@ -14,11 +14,19 @@ from agent.core.types import F64
 _NEEDED = {
     "nab": "nab/data, nab/labels/combined_windows.json, nab/config/profiles.json (github.com/numenta/NAB)",
     "skab": "skab/data (github.com/waico/SKAB)",
+    "delay": "skab/data/anomaly-free, iot/AirQuality.csv, iot/datatraining.txt, datatest.txt, datatest2.txt",
     "injected": "nab, skab as above, iot/AirQuality.csv, iot/datatraining.txt, datatest.txt, datatest2.txt",
 }
 _PATHS = {
     "nab": ("nab/data", "nab/labels/combined_windows.json", "nab/config/profiles.json"),
     "skab": ("skab/data/valve1", "skab/data/valve2", "skab/data/other"),
+    "delay": (
+        "skab/data/anomaly-free",
+        "iot/AirQuality.csv",
+        "iot/datatraining.txt",
+        "iot/datatest.txt",
+        "iot/datatest2.txt",
+    ),
     "injected": (
         "nab/data",
         "nab/labels/combined_windows.json",
