@@ -154,25 +154,36 @@ def gaussian_scores(queries: F64, references: F64) -> F64:
     """
     centre, deviation = references.mean(axis=0), references.std(axis=0)
     deviation = np.where(deviation > _TINY, deviation, 1.0)
-    inverse = np.linalg.inv(_shrunk_covariance((references - centre) / deviation))
-    scaled = (queries - centre) / deviation
-    return np.log(np.sqrt(np.maximum(np.einsum("nd,de,ne->n", scaled, inverse, scaled), 0.0)) + _TINY)
+    centred, scaled = (references - centre) / deviation, (queries - centre) / deviation
+    share, target = _shrinkage(centred)
+    weight, ridge = (1.0 - share) / len(centred), share * target + _TINY
+    if ridge > _TINY * len(centred) and centred.shape[1] > len(centred):
+        # More features than references: the inverse of the small Gram matrix will do (Woodbury's identity).
+        gram = weight * (centred @ centred.T)
+        gram.flat[:: len(gram) + 1] += ridge
+        along = scaled @ centred.T
+        inner = weight * (along * np.linalg.solve(gram, along.T).T).sum(axis=1)
+        squared = (np.square(scaled).sum(axis=1) - inner) / ridge
+    else:
+        covariance = weight * (centred.T @ centred)
+        covariance.flat[:: len(covariance) + 1] += ridge
+        squared = (scaled * np.linalg.solve(covariance, scaled.T).T).sum(axis=1)
+    return np.log(np.sqrt(np.maximum(squared, 0.0)) + _TINY)
 
 
 Scorer: TypeAlias = Callable[[F64, F64], F64]
 SCORERS: Final[dict[str, Scorer]] = {"neighbours": neighbour_scores, "gaussian": gaussian_scores}
 
 
-def _shrunk_covariance(centred: F64) -> F64:
+def _shrinkage(centred: F64) -> tuple[float, float]:
+    """Return by what share the covariance is shrunk, 0 to 1, and towards which variance."""
     count, dim = centred.shape
-    sample = centred.T @ centred / count
-    target = np.trace(sample) / dim
-    distance = np.square(sample).sum() - dim * target**2
-    spread = (np.square(np.square(centred).sum(axis=1)).sum() / count - np.square(sample).sum()) / count
-    share = 1.0 if distance <= 0 else min(max(spread / distance, 0.0), 1.0)
-    shrunk: F64 = (1.0 - share) * sample
-    shrunk.flat[:: dim + 1] += share * target + _TINY
-    return shrunk
+    small = centred @ centred.T if dim > count else centred.T @ centred
+    total, norm = float(np.trace(small)) / count, float(np.square(small).sum()) / count**2
+    target = total / dim
+    distance = norm - dim * target**2
+    spread = (np.square(np.square(centred).sum(axis=1)).sum() / count - norm) / count
+    return 1.0 if distance <= 0 else min(max(spread / distance, 0.0), 1.0), target
 
 
 def neighbour_overlap(a: F64, b: F64) -> float:
