@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agent.core.alerting import AlertSettings
+from agent.core.types import Mode
 from agent.errors import RedshankError
 from agent.settings_builder import parse_budget
 from tests.benchmarks.budget.methods import COUNT_SAMPLES, METHODS
@@ -146,7 +147,7 @@ def measured(tracks: list[Track], budget: str, windows: dict[str, list[tuple[int
         how = msgspec.structs.replace(alert, after=1) if method in COUNT_SAMPLES else alert
         played = {source: [] for source in sources}
         for one in tqdm(tracks, desc=f"{budget}: {method}", unit="stream", leave=False, disable=None):
-            played[one.source].append(play(one, make(alert.false_alarms), how))
+            played[one.source].append(play(one, make(alert.budget_for(Mode.ADAPT)), how))
         found[method] = {
             source: _cell([track for track in tracks if track.source == source], played[source], windows)
             for source in sources

@@ -24,16 +24,16 @@ class Control(Protocol):
     def odd(self, score: float, *, firing: bool) -> bool:
         """Tell whether a decision is odd."""
 
-    def decide(self, *, raised: bool) -> None:
+    def decide(self, *, raised: bool, alert: str = "") -> None:
         """Account for it."""
 
 
 class Held(BudgetControl):
     """The promised rate's own threshold: nothing is steered."""
 
-    def decide(self, *, raised: bool) -> None:
+    def decide(self, *, raised: bool, alert: str = "") -> None:
         """Account for one decision, and forget what the offset would have become."""
-        super().decide(raised=raised)
+        super().decide(raised=raised, alert=alert)
         self.offset = 0.0
 
 
@@ -60,8 +60,9 @@ class AdaptiveConformal:
         self._odd = score >= threshold
         return score >= threshold - (min(HYSTERESIS, LEAST_SHARE * threshold) if firing else 0.0)
 
-    def decide(self, *, raised: bool) -> None:
+    def decide(self, *, raised: bool, alert: str = "") -> None:
         """Move the level."""
+        del alert
         error = raised if self._events else self._odd
         self.level += self._step * (self.rate - float(error))
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from agent.core.bank import DetectorBank
+from agent.core.budget import FROZEN_SHARE
 from agent.core.detector import DetectorSettings, Due, StreamDetector, WarmUp
 from agent.core.reference import ReferenceSettings, Workspace
 from agent.core.types import F32, F64, Mode, Sample
@@ -49,13 +50,22 @@ class Feed:
 
 
 class Driver:
-    """One bank and what is fed to it."""
+    """One bank and what is fed to it. `frozen`: whether alerts of frozen values, which have their own score, count."""
 
-    def __init__(self, encoder: BenchmarkEncoder, mode: Mode = Mode.ADAPT, workspace: Workspace | None = None) -> None:
+    def __init__(
+        self,
+        encoder: BenchmarkEncoder,
+        mode: Mode = Mode.ADAPT,
+        workspace: Workspace | None = None,
+        *,
+        frozen: bool = True,
+    ) -> None:
+        self._frozen = frozen
         self.encoder = encoder
         self.settings = DetectorSettings(mode=mode, grid=GridSettings())
         self.workspace = workspace or Workspace()
-        self.bank = DetectorBank(self.settings, encoder.views, self.workspace)
+        views = tuple(view for view in encoder.views if mode is not Mode.HOLD or not view.encoded)
+        self.bank = DetectorBank(self.settings, views, self.workspace)
         self._pending: list[tuple[Feed, int, Due]] = []
         self._lanes = 0
 
@@ -116,4 +126,6 @@ class Driver:
             if embedding is None:
                 batch.embeddings[view] = self.encoder.encode(batch.windows[view])
         for (feed, row, _), assessment in zip(pending, self.bank.step(batch), strict=True):
-            feed.scores[row] = assessment.score
+            # An alert of either kind: values that no longer change need a tenth of the probability.
+            frozen = assessment.frozen_score - FROZEN_SHARE if self._frozen else 0.0
+            feed.scores[row] = max(assessment.score, frozen)

@@ -59,7 +59,7 @@ class Nab:
         On the clock `time` a row stands where its timestamp says, in median periods of its file: gaps are gaps, as in
         the agent. On the clock `rows` every row follows the one before it, as other detectors there have it.
         """
-        driver = Driver(encoder)
+        driver = Driver(encoder, frozen=False)
         feeds = {}
         for name, table in self.tables.items():
             values = table.columns["value"][:, None]
