@@ -179,6 +179,7 @@ def draw(results: dict[str, Any], folder: Path, name: str) -> None:
                 points = [np.nan if cell[key] is None else cell[key] for cell in cells]
                 axis.plot(STRENGTHS, points, style, marker="o", ms=2.5, lw=1.0, color=colour, label=method)
         axes[1, column].set_xscale("log", base=2)
+        axes[1, column].set_xticks(STRENGTHS, [f"{strength:g}" for strength in STRENGTHS])
         axes[1, column].set_xlabel("strength")
     axes[0, 0].set_ylabel("recall")
     axes[1, 0].set_ylabel("median delay, rows")
