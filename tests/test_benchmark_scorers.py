@@ -128,7 +128,7 @@ def test_the_agents_alert_is_on_from_the_second_odd_row_to_the_third_normal_one(
     scores = np.full(30, np.nan, np.float32)
     scores[5:] = 0.0
     scores[10:14] = 9.0
-    assert np.flatnonzero(firing(scores, "1 per 100 decisions")).tolist() == [11, 12, 13, 14, 15]
+    assert np.flatnonzero(firing(scores, "1 per 100 decisions", Mode.ADAPT)).tolist() == [11, 12, 13, 14, 15]
     assert threshold_of("1 per 1000 decisions") == pytest.approx(3.0)
 
 

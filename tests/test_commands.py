@@ -174,8 +174,8 @@ def test_nothing_is_raised_while_a_stream_is_snoozed_also_after_a_restart(tmp_pa
     assert desk.pipeline.tick(BEGUN + 600, 600.0, 0.0).outbox == []
     assert desk.ask({"command": "snooze", "stream": "pump/a", "for": "0s"})["until"] is None
     assert len(desk.pipeline.tick(BEGUN + 600, 600.0, 0.0).outbox) == 1
-    desk.feed(range(420, 500))
-    assert [one["event"] for one in desk.feed(range(500, 510), lambda _: {"a": -90.0})] == ["raised"]
+    desk.feed(range(420, 560))
+    assert [one["event"] for one in desk.feed(range(560, 570), lambda _: {"a": -90.0})] == ["raised"]
     store.close()
 
 
