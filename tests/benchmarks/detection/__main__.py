@@ -132,7 +132,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.detection", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with nab, skab and iot")
     parser.add_argument(
-        "--encoder", action="append", help="none, raw, untrained:SEED, weights:FILE.npz, a bundle's name or folder"
+        "--encoder",
+        action="append",
+        help="none, raw, untrained:SEED, weights:FILE.npz, a bundle's name or folder; each also with +density behind it",
     )
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all figures here")

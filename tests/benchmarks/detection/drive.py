@@ -62,7 +62,7 @@ class Driver:
     ) -> None:
         self._frozen = frozen
         self.encoder = encoder
-        self.settings = DetectorSettings(mode=mode, grid=GridSettings())
+        self.settings = DetectorSettings(mode=mode, grid=GridSettings(), score=encoder.score)
         self.workspace = workspace or Workspace()
         views = tuple(view for view in encoder.views if mode is not Mode.HOLD or not view.encoded)
         self.bank = DetectorBank(self.settings, views, self.workspace)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from agent.adapters.tflite import load_encoder
 from agent.bundle import find_bundle
 from agent.core.preprocess import CLIP
+from agent.core.scoring import ScoreMethod, ScoreSettings
 from agent.core.types import F32
 from agent.core.views import VALUES_LENGTH, View, views_for
 
@@ -26,13 +27,20 @@ class BenchmarkEncoder:
     note: str
     views: tuple[View, ...]
     encode: Callable[[F32], F32]
+    score: ScoreSettings = field(default_factory=ScoreSettings)
 
 
 def make_encoder(text: str) -> BenchmarkEncoder:
-    """Return the encoder that `text` names. Raises BundleError, ValueError or OSError where there is none."""
+    """Return the encoder that `text` names. Raises BundleError, ValueError or OSError where there is none.
+
+    With `+density` behind its name, raw scores are kernel densities instead of distances.
+    """
+    name, _, method = text.partition("+")
+    if method:
+        return replace(make_encoder(name), name=text, score=ScoreSettings(method=ScoreMethod(method)))
     kind, _, rest = text.partition(":")
     if text == "none":
-        return BenchmarkEncoder(text, "values view alone", views_for(0, 0, 1.0, 0), _nothing)
+        return BenchmarkEncoder(text, "values views alone", views_for(0, 0, 1.0, 0), _nothing)
     if text == "raw":
         views = views_for(_RAW_LENGTH, 2 * VALUES_LENGTH, CLIP / 127, 0)
         return BenchmarkEncoder(text, "last 32 points of values and differences in each view", views, _raw)
