@@ -45,7 +45,7 @@ def value(telemetry, name, **labels):
 
 def assessment(score=3.0, p_value=1e-3):
     nothing = np.zeros(0, np.float32)
-    return Assessment(1.0, score, p_value, 1e-5, nothing, nothing, nothing)
+    return Assessment(1.0, score, p_value, 1e-5, nothing, nothing, nothing, nothing, nothing)
 
 
 def transition(event):

@@ -134,7 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--encoder",
         action="append",
-        help="none, raw, untrained:SEED, weights:FILE.npz, a bundle's name or folder; each also with +density behind it",
+        help="none, raw, untrained:SEED, weights:FILE.npz, a bundle's name or folder; with +density as well",
     )
     parser.add_argument("--sets", default=",".join(SETS), help="comma-separated; default: %(default)s")
     parser.add_argument("--json", type=Path, help="write all figures here")
