@@ -552,20 +552,16 @@ class DetectorBank:
         """
         assert detector.lanes is not None
         first, last = detector.lanes
+        joint = detector.joint
+        if joint is not None and len(joint.entries) - int(joint.within(begin, end).sum()) < MIN_REFERENCES:
+            raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay")
         left = self._take_out(detector, [one.within(first, last, begin, end) for one in self._references])
         low, high = whole_seconds(np.array([begin, end]))
         for one in detector.waiting:
             if low <= whole_seconds(np.array(one.at)) <= high:
                 left += one.admitted
                 one.admitted[:] = False
-        if detector.joint is not None:
-            return self._take_out_joint(detector.joint, detector.joint.within(begin, end))
-        return int(left.max(initial=0))
-
-    def _take_out_joint(self, joint: JointReference, leaving: Bools) -> int:
-        if len(joint.entries) - int(leaving.sum()) < MIN_REFERENCES:
-            raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay")
-        return joint.remove(leaving)
+        return int(left.max(initial=0)) if joint is None else joint.forget_span(begin, end)
 
     def _take_out(self, detector: StreamDetector, leaving: list[Bools]) -> I64:
         """Take references out, bool [lanes, size] for each view; return how many left, int64 [lanes, views]."""

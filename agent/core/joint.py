@@ -221,6 +221,13 @@ class JointReference:
         """Return which entries are of a time span, bool [entries]."""
         return (np.floor(self.times) >= np.floor(begin)) & (np.floor(self.times) <= np.floor(end))
 
+    def forget_span(self, begin: float, end: float) -> int:
+        """Take out what is of a time span (s since the epoch), also what still waits; return how many vectors."""
+        waiting = [one for one in self.waiting if one.admitted and np.floor(begin) <= np.floor(one.at) <= np.floor(end)]
+        for one in waiting:
+            one.admitted = False
+        return self.remove(self.within(begin, end)) + len(waiting)
+
     def remove(self, leaving: Bools) -> int:
         """Take entries out, bool [entries]; the others keep their order. Return how many left."""
         order = np.roll(np.arange(len(self.entries)), -self.head if len(self.entries) == self.size else 0)

@@ -218,6 +218,24 @@ def test_a_time_span_is_taken_out_of_references_and_of_what_waits():
     assert stream.bank.forget_span(stream.detector, 560.0, 595.0) == 0
 
 
+def test_hold_forgets_a_time_span_in_its_joint_reference_too():
+    stream = make(mode=Mode.HOLD)
+    feed(stream, normal(600))
+    joint = stream.detector.joint
+    due = stream.push(normal(1, start=600)[0])
+    decide(stream.bank, [due])
+    at, distance = stream.bank.nearest(due, 0)[0]
+    assert at in joint.times
+    assert distance > 0
+    with pytest.raises(TooFewLeftError):
+        stream.bank.forget_span(stream.detector, 0.0, 700.0)
+    assert at in joint.times
+    assert 0 < stream.bank.forget_span(stream.detector, 400.0, 600.0) <= 201
+    assert not joint.within(400.0, 600.0).any()
+    feed(stream, normal(60, start=601))
+    assert not joint.within(400.0, 600.0).any()
+
+
 def test_what_would_leave_too_little_to_compare_with_is_refused_and_changes_nothing():
     stream = make()
     feed(stream, normal(600))
