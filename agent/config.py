@@ -56,6 +56,7 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
+    counters: tuple[str, ...] = ()
     encoder: str = "sensor-small"
     stride: int = 1
     mode: Mode = Mode.ADAPT
@@ -77,7 +78,9 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
             stride=self.stride,
             mode=self.mode,
             season_s=self.season_s,
-            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing),
+            grid=GridSettings(
+                period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing, counters=self.counters
+            ),
             reference=self.reference,
             score=self.score,
             alert=self.alert,
@@ -220,6 +223,9 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("qos", "0 or 1", stream.qos)
     if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
         complain("delimiter", "one character", stream.delimiter)
+    for counter in stream.counters if stream.channels else ():
+        if counter not in stream.channels:
+            complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")
     if stream.reference.warm_up > stream.reference.size:
         complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
 

@@ -35,7 +35,7 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 4
+SNAPSHOT_SCHEMA: Final = 5
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -107,6 +107,7 @@ class Stream:
             "period_s": settings.period_s,
             "season_s": settings.season_s,
             "spacing": settings.spacing.value,
+            "counters": sorted(settings.counters),
             "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
             "stride": settings.stride,
             "size": settings.reference.size,

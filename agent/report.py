@@ -252,7 +252,11 @@ class History:
         self.last_at = sample.at
         if not self.kept:
             return
-        row = [sample.values.get(name, nan) for name in self.stream.detector.grid.channels]
+        grid = self.stream.detector.grid
+        values = sample.values
+        if grid.settings.counters:
+            values = {**values, **{name: grid.newest.get(name, nan) for name in grid.settings.counters}}
+        row = [values.get(name, nan) for name in grid.channels]
         self.values.add(sample.at, row)
         self.recent.add(sample.at, row)
         if sample.at >= self._settles_at:

@@ -88,6 +88,7 @@ streams:
         ("reference: {size: 200, warm_up: 300}", "at most reference.size"),
         ("reference: 5", "keys and values"),
         ("channels: [[a]]", "text"),
+        ("channels: [temp]\n    counters: [energy]", "some of the channels (temp), found 'energy'"),
         ("alert: {min_change: [1]}", "keys and values"),
         ("alert: {min_change: {a: much}}", "a number"),
         ("time: {path: ts, zone: Mars/Olympus}", "a time zone"),

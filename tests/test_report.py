@@ -371,6 +371,14 @@ def test_the_last_readings_are_kept_in_order_whatever_channels_join(count):
         np.testing.assert_array_equal(rows[:, 1], np.where(times < 100, np.nan, 2 * times))
 
 
+def test_counters_are_drawn_as_rates(tmp_path):
+    sent = [message(i, "a", {"flow": reading(i, "b")["flow"], "packets": 30 * i}) for i in range(300)]
+    report, _ = reported(write(tmp_path / "r.jsonl", sent), configure(tmp_path, "counters: [packets]"))
+    _, rows = report.histories["pump/a"].recent.read()
+    assert np.nanmax(np.abs(rows[40:, 0] - 5)) < 2
+    assert (rows[40:, 1] == 30).all()
+
+
 def test_many_channels_are_kept_for_a_shorter_time():
     recent = Recent()
     for i in range(3000):
