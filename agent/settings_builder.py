@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from agent.core.types import Budget, Settings
+from agent.core.types import Budget, Change, Settings
 from agent.errors import Problem
 
 MAX_DEPTH: Final = 20
@@ -39,6 +40,7 @@ _SPANS: Final = {
 }
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
+_CHANGE: Final = re.compile(r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*(%?)")
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
 _EXAMPLES: Final = {
     "duration": "a duration such as 500ms, 30s, 5m or 1d",
@@ -87,6 +89,22 @@ def parse_budget(text: str) -> Budget:
     if match[3] not in _SPANS or per <= 0:
         raise ValueError(text)
     return Budget(count=float(match[1]), per_s=per * _SPANS[match[3]], text=text.strip())
+
+
+def parse_change(text: str) -> Change:
+    """Return the change that `0.5` (in the unit of the value) or `10 %` (of what is usual) names. Raises ValueError."""
+    match = _CHANGE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    amount = float(match[1])
+    return Change(amount=amount / 100.0, relative=True) if match[2] else Change(amount=amount)
+
+
+# Settings that are written as words: their parser, and what is expected.
+_WORDS: Final[dict[type, tuple[Callable[[str], Settings], str]]] = {
+    Budget: (parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`"),
+    Change: (parse_change, "a number of at least 0 such as 0.5, or a share of the usual value such as 10 %"),
+}
 
 
 def key_of(field: str) -> str:
@@ -182,8 +200,8 @@ class Builder:
         if isinstance(info, msgspec.inspect.Metadata):
             info = info.type
         if isinstance(info, msgspec.inspect.StructType):
-            if info.cls is Budget:
-                return self._word(parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`", node, path)
+            if info.cls in _WORDS:
+                return self._word(*_WORDS[info.cls], node, path)
             return self._struct(info.cls, node, path, depth)
         if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
             if not isinstance(node, yaml.SequenceNode):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
-from agent.core.types import Mode
+from agent.core.types import Change, Mode
 from agent.errors import ConfigurationError
 from agent.settings_builder import key_of, parse_budget, parse_duration, parse_size
 
@@ -43,14 +43,16 @@ def test_a_short_configuration_is_filled_with_defaults(tmp_path):
 
 def test_words_become_seconds_bytes_and_rates(tmp_path):
     text = "agent: {snapshot_interval: 90s, max_payload: 2MiB}\n" + with_stream(
-        "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: critical, min_change: {temp: 0.5}}"
+        "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: info, min_change: {temp: 0.5, flow: 10 %, v: 2}}"
     )
     made = load(tmp_path, text)
     assert made.agent.snapshot_interval_s == 90.0
     assert made.agent.max_payload_bytes == 2 * 2**20
     assert made.streams[0].alert.cooldown_s == 5400.0
     assert made.streams[0].alert.false_alarms.rate_per_decision(1.0) == pytest.approx(3 / 86400)
-    assert made.streams[0].alert.min_change == {"temp": 0.5}
+    assert made.streams[0].alert.min_change == {
+        "temp": Change(amount=0.5), "flow": Change(amount=0.1, relative=True), "v": Change(amount=2.0)
+    }  # fmt: skip
 
 
 def test_every_problem_is_found_in_one_pass_each_with_its_line(tmp_path):
@@ -90,7 +92,10 @@ streams:
         ("channels: [[a]]", "text"),
         ("channels: [temp]\n    counters: [energy]", "some of the channels (temp), found 'energy'"),
         ("alert: {min_change: [1]}", "keys and values"),
-        ("alert: {min_change: {a: much}}", "a number"),
+        *(
+            (f"alert: {{min_change: {{a: {one}}}}}", "a number")
+            for one in ("much", "-1", "5 m", "5 %%", "1e", "[1]", ".nan")
+        ),
         ("time: {path: ts, zone: Mars/Olympus}", "a time zone"),
         ("time: {unit: ms}", "add `path:`"),
         ("period: soon", "a duration"),

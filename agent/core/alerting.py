@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.core.types import Budget, Duration, Mode, Settings
+from agent.core.types import Budget, Change, Duration, Mode, Settings
 
 
 class Severity(StrEnum):
@@ -54,7 +54,7 @@ class AlertSettings(Settings, frozen=True):
     severity: Severity = Severity.WARNING
     direction: Direction = Direction.BOTH
     frozen: FrozenPolicy = FrozenPolicy.ALERT
-    min_change: dict[str, float] = msgspec.field(default_factory=dict)
+    min_change: dict[str, Change] = msgspec.field(default_factory=dict)
 
     def budget_for(self, mode: Mode) -> Budget:
         """Return the budget: as configured, else 1 per week, or for `hold` the three-sigma limit of control charts."""

@@ -43,6 +43,13 @@ class Budget(Settings, frozen=True):
         return min(1.0, self.count * decision_interval_s / self.per_s)
 
 
+class Change(Settings, frozen=True):
+    """How much a value changes: by `amount` in its own unit, or by so many times its usual value."""
+
+    amount: float
+    relative: bool = False
+
+
 class Mode(StrEnum):
     """What the detector may learn after warm-up."""
 
