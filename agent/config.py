@@ -186,7 +186,7 @@ def _cross_check(builder: Builder) -> None:
                 not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
             ):
                 builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
-        elif isinstance(made, TimeSettings):
+        elif isinstance(made, TimeSettings | AlertSettings):
             try:
                 ZoneInfo(made.zone)
             except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -6,6 +6,7 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from agent.alert_message import encode, evidence, frozen, silence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.detector import Due, WarmUp
+from agent.core.quiet import QuietHours
 from agent.core.reference import Workspace
 from agent.core.types import Assessment, Mode, Sample, StreamPhase
 from agent.core.views import plain, views_for
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
+    from agent.core.alerting import AlertSettings
     from agent.core.budget import BudgetControl
     from agent.ports import Encoder, InboundMessage, Observer
 
@@ -62,8 +65,9 @@ class Stream:
         self.own_time = settings.time is not None
         self.detector = bank.detector(settings.channels)
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
+        quiet = quiet_hours(settings.alert)
         self.alerts = {
-            kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
+            kind: AlertMachine(how, agent=agent, stream=name, kind=kind, quiet=quiet)
             for kind, how in (
                 (AlertKind.ANOMALY, settings.alert),
                 (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
@@ -231,7 +235,8 @@ class Pipeline:
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
             if quiet_s >= after and machine.state is AlertState.INACTIVE and machine.may_begin(now):
-                transition = machine.observe(stream.heard_at + after, odd=True)
+                at = stream.heard_at + after
+                transition = machine.observe(now if machine.is_quiet(at) else at, odd=True)
                 if transition is not None:
                     found = silence(stream.heard_at, transition.at)
                     self._publish(stream, transition, now, outcome, found)
@@ -471,6 +476,11 @@ class Pipeline:
             threshold = stream.detector.budget.threshold
             score = None if stream.assessment is None else stream.assessment.score
             self._publish(stream, transition, now, outcome, None, score, threshold)
+
+
+def quiet_hours(settings: AlertSettings) -> QuietHours:
+    """Return the quiet hours of a stream."""
+    return QuietHours(settings.quiet_hours, ZoneInfo(settings.zone))
 
 
 def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:

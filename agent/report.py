@@ -18,7 +18,7 @@ from agent.core.budget import BudgetControl
 from agent.core.calibration import beyond_support
 from agent.core.types import F64, Budget, Mode
 from agent.core.windowing import Arrival
-from agent.pipeline import judge
+from agent.pipeline import judge, quiet_hours
 from agent.settings_builder import parse_budget
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Trial:
     def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
         self.control = BudgetControl(budget, mode)
         self.control.configure(interval_s)
-        self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY)
+        self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY, quiet=quiet_hours(alert))
 
     def decide(self, at: float, score: float, *, turned: bool) -> None:
         """Take one decision, as the pipeline does; `turned`: the clock of the data was set back before it."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from agent.core.quiet import QuietSpan
 from agent.core.types import Budget, Change, Settings
 from agent.errors import Problem
 
@@ -41,6 +42,8 @@ _SPANS: Final = {
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
 _CHANGE: Final = re.compile(r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*(%?)")
+_QUIET: Final = re.compile(r"(\d\d?):([0-5]\d)\s*-\s*(\d\d?):([0-5]\d)")
+_DAY_MINUTES: Final = 1440
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
 _EXAMPLES: Final = {
     "duration": "a duration such as 500ms, 30s, 5m or 1d",
@@ -100,10 +103,22 @@ def parse_change(text: str) -> Change:
     return Change(amount=amount / 100.0, relative=True) if match[2] else Change(amount=amount)
 
 
+def parse_quiet_span(text: str) -> QuietSpan:
+    """Return the span of the day that words such as `22:00-06:00` name; it may end at 24:00. Raises ValueError."""
+    match = _QUIET.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    begin, end = 60 * int(match[1]) + int(match[2]), 60 * int(match[3]) + int(match[4])
+    if begin >= _DAY_MINUTES or end > _DAY_MINUTES or begin == end:
+        raise ValueError(text)
+    return QuietSpan(begin=begin, end=end)
+
+
 # Settings that are written as words: their parser, and what is expected.
 _WORDS: Final[dict[type, tuple[Callable[[str], Settings], str]]] = {
     Budget: (parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`"),
     Change: (parse_change, "a number of at least 0 such as 0.5, or a share of the usual value such as 10 %"),
+    QuietSpan: (parse_quiet_span, "a span of the day such as 22:00-06:00"),
 }
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
+from agent.core.quiet import QuietSpan
 from agent.core.types import Change, Mode
 from agent.errors import ConfigurationError
 from agent.settings_builder import key_of, parse_budget, parse_duration, parse_size
@@ -55,6 +56,16 @@ def test_words_become_seconds_bytes_and_rates(tmp_path):
     }  # fmt: skip
 
 
+def test_quiet_hours_are_spans_of_the_day(tmp_path):
+    alert = (
+        load(tmp_path, with_stream("alert: {quiet_hours: [22:00-06:00, 12:30 - 24:00], zone: Europe/Berlin}"))
+        .streams[0]
+        .alert
+    )
+    assert alert.quiet_hours == (QuietSpan(begin=1320, end=360), QuietSpan(begin=750, end=1440))
+    assert alert.zone == "Europe/Berlin"
+
+
 def test_every_problem_is_found_in_one_pass_each_with_its_line(tmp_path):
     found = problems(
         tmp_path,
@@ -97,6 +108,21 @@ streams:
             for one in ("much", "-1", "5 m", "5 %%", "1e", "[1]", ".nan")
         ),
         ("time: {path: ts, zone: Mars/Olympus}", "a time zone"),
+        ("alert: {zone: Mars/Olympus}", "a time zone"),
+        ("alert: {quiet_hours: 22:00-06:00}", "a list"),
+        *(
+            (f"alert: {{quiet_hours: ['{one}']}}", f"a span of the day such as 22:00-06:00, found '{one}'")
+            for one in (
+                "22-6",
+                "22:00",
+                "24:00-06:00",
+                "22:60-06:00",
+                "22:00-24:01",
+                "06:00-06:00",
+                "night",
+                "-1:00-2:00",
+            )
+        ),
         ("time: {unit: ms}", "add `path:`"),
         ("period: soon", "a duration"),
         ("period: 0s", "more than 0"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
+from agent.alert_message import timestamp
 from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
@@ -30,7 +31,7 @@ class Counted(SilentObserver):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(stream="", agent="", store=None, after=2):
+    def make(stream="", agent="", store=None, after=2, alert=""):
         path = tmp_path / "redshank.yaml"
         path.write_text(
             f"""
@@ -41,7 +42,7 @@ streams:
     encoder: none
     period: 1s
     reference: {{size: 300, warm_up: 150}}
-    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s, after: {after}}}
+    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s, after: {after}{alert}}}
     {stream}
 """
         )
@@ -104,6 +105,35 @@ def test_an_alert_told_since_when_nothing_was_like_it(make):
     told = feed(pipeline, range(400, 410), lambda _: {"a": 50.0})
     since = told[0]["evidence"]["unlike_since"]
     assert since < told[0]["started_at"]
+
+
+QUIET = ", quiet_hours: [23:00-23:22], zone: Europe/Berlin"  # until BEGUN + 520 s
+
+
+def test_in_quiet_hours_no_anomaly_begins_and_what_lasts_is_told_at_their_end(make):
+    for alert, started in (("", 500), (QUIET, 520)):
+        pipeline = make(TIMED, alert=alert)
+        feed(pipeline, range(500))
+        (raised,) = feed(pipeline, range(500, 540), lambda i: {"a": 30.0 + i % 7})
+        assert (raised["event"], raised["started_at"]) == ("raised", timestamp(BEGUN + started))
+
+
+def test_in_quiet_hours_no_value_is_frozen(make):
+    pipeline = make(TIMED, alert=QUIET)
+    feed(pipeline, range(440))
+    told = feed(pipeline, range(440, 560), lambda _: {"a": 0.5})
+    assert [(one["kind"], one["started_at"]) for one in told if one["kind"] == "frozen"] == [
+        ("frozen", timestamp(BEGUN + 520))
+    ]
+
+
+@pytest.mark.parametrize(("alert", "ticks"), [("", {430: 430, 600: 430}), (QUIET, {430: None, 519: None, 522: 522})])
+def test_in_quiet_hours_no_stream_falls_silent(make, alert, ticks):
+    for at, started in ticks.items():
+        pipeline = make("silence: {after: 30s}", alert=alert)
+        feed(pipeline, range(401))
+        found = [json.loads(row.payload) for row in pipeline.tick(BEGUN + at, float(at), 0.0).outbox]
+        assert [one["started_at"] for one in found] == ([] if started is None else [timestamp(BEGUN + started)])
 
 
 def test_a_retained_message_counts_only_with_its_own_time(make):

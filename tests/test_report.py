@@ -203,6 +203,16 @@ def test_a_replay_with_another_budget_gives_the_alarms_that_were_foretold(record
     assert {row.text: row.alarms for row in report.histories["pump/a"].budgets()}[budget] == raised
 
 
+def test_alarms_in_quiet_hours_are_not_foretold(folder, recording, replayed):
+    quiet = "1 per 500 decisions, quiet_hours: [22:00-22:22]"  # until START + 520 s
+    report, summary = reported(recording, configure(folder, budget=quiet, name="quiet.yaml"))
+    raised = sum(one["event"] == "raised" and one["stream"] == "pump/a" for one in summary.alerts)
+    rows = {row.text: row.alarms for row in report.histories["pump/a"].budgets()}
+    assert rows["1 per 500 decisions"] == raised < replayed[0].histories["pump/a"].raised
+    before = {row.text: row.alarms for row in replayed[0].histories["pump/a"].budgets()}
+    assert sum(rows.values()) < sum(before.values())
+
+
 def row(text, alarms):
     return BudgetRow(
         text, configured=False, alarms=alarms, promised=1.0, alarms_per_week=1.0, promised_per_week=1.0, supported=True

@@ -37,8 +37,8 @@ class GridSettings(Settings, frozen=True):
     """`period_s` None: measured while learning. `carry_limit`: grid steps a missing value is carried forward.
 
     `spacing` auto: even with a configured period, else told from the first readings. A sender that reports on change,
-    or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps. Of `counters` (channels)
-    rows hold the increase for each step.
+    or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps. Of `counters` rows
+    hold the increase for each step.
     """
 
     period_s: Duration | None = None
