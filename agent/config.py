@@ -16,7 +16,7 @@ from agent.core.alerting import AlertSettings, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
-from agent.core.types import Duration, Mode, Settings, Size
+from agent.core.types import Budget, Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
@@ -37,6 +37,7 @@ class AgentSettings(Settings, frozen=True):
     topic_prefix: str = "redshank"
     queue_size: int = 20000
     max_payload_bytes: Size = 1_000_000
+    false_alarms: Budget | None = None
 
 
 class ScoreTopic(StrEnum):
@@ -180,6 +181,10 @@ def _cross_check(builder: Builder) -> None:
             host, _, port = made.listen.rpartition(":")
             if not host or not port.isdecimal() or int(port) > _LAST_PORT:
                 builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+        elif isinstance(made, AgentSettings):
+            if made.false_alarms is not None and made.false_alarms.per_s is None:
+                found = repr(made.false_alarms.text)
+                builder.complain(f"{path}.false_alarms", "a budget over time such as `1 per day`", found)
         elif isinstance(made, CommandSettings):
             prefix = made.reply_topic_prefix
             if prefix is not None and (

@@ -16,6 +16,7 @@ from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, frozen, silence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
+from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
 from agent.core.quiet import QuietHours
 from agent.core.reference import Workspace
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from agent.config import Configuration, StreamSettings
     from agent.core.alerting import AlertSettings
     from agent.core.budget import BudgetControl
+    from agent.core.types import Budget
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -79,6 +81,12 @@ class Stream:
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
         self.assessment: Assessment | None = None
+        self._share: Budget | None = None  # of the agent's budget
+
+    def take_share(self, budget: Budget) -> None:
+        """Promise this stream's share of the agent's budget."""
+        self._share = budget
+        self.detector.budget.change(budget)
 
     @property
     def phase(self) -> StreamPhase:
@@ -96,6 +104,8 @@ class Stream:
         self.bank.release(self.detector)
         self.detector = self.bank.detector(self.settings.channels)
         self.turns, self.pending_row, self.assessment = 0, None, None
+        if self._share is not None:
+            self.detector.budget.change(self._share)
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -280,10 +290,21 @@ class Pipeline:
                 raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
             stream = self._make(stream_name(settings.name, parts), topic, settings)
             self._by_topic[topic] = self.streams[stream.name] = stream
+            self._share_budget()
             return stream
         if len(self._by_topic) < 2 * self._configuration.agent.max_streams:
             self._by_topic[topic] = None
         return None
+
+    def _share_budget(self) -> None:
+        """Spread the agent's budget evenly over the streams there are; those with a budget of their own keep it."""
+        whole = self._configuration.agent.false_alarms
+        if whole is None:
+            return
+        each = share(whole, len(self.streams))
+        for stream in self.streams.values():
+            if stream.settings.alert.false_alarms is None:
+                stream.take_share(each)
 
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
         encoder = self._encoders.get(settings.encoder_name)
@@ -454,7 +475,7 @@ class Pipeline:
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=settings.budget_for(stream.settings.mode).text,
+            budget=stream.detector.budget.budget.text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
             score=score,

@@ -340,7 +340,7 @@ class History:
         """Return a row for each budget, the most generous first; the configured one's alarms are those raised."""
         if not self.decisions:
             return []
-        configured = self.stream.settings.alert.budget_for(self.stream.settings.mode)
+        configured = self.stream.detector.budget.budget
         found = [(trial.control.budget, trial.control.rate, trial.control.events) for trial in self.trials]
         found = [one for one in found if one[0].text != configured.text]
         found.append((configured, configured.rate_per_decision(self.interval_s), self.raised))

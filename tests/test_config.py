@@ -138,6 +138,12 @@ def test_each_kind_of_mistake_is_named(tmp_path, line, words):
     assert any(words in one for one in found), found
 
 
+def test_a_budget_for_all_streams_is_one_over_time(tmp_path):
+    assert load(tmp_path, "agent: {false_alarms: 2 per day}\n" + GOOD).agent.false_alarms.count == 2
+    (found,) = problems(tmp_path, "agent: {false_alarms: 1 per 1000 decisions}\n" + GOOD)
+    assert "1 agent.false_alarms: expected a budget over time such as `1 per day`" in found
+
+
 def test_two_streams_may_not_share_a_name(tmp_path):
     assert "no other stream" in problems(tmp_path, GOOD + "  - {name: pump, topic: other}\n")[0]
 

@@ -31,7 +31,7 @@ class Counted(SilentObserver):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(stream="", agent="", store=None, after=2, alert=""):
+    def make(stream="", agent="", store=None, after=2, alert="", own="false_alarms: 1 per 1000 decisions, "):
         path = tmp_path / "redshank.yaml"
         path.write_text(
             f"""
@@ -42,7 +42,7 @@ streams:
     encoder: none
     period: 1s
     reference: {{size: 300, warm_up: 150}}
-    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s, after: {after}{alert}}}
+    alert: {{{own}cooldown: 1s, after: {after}{alert}}}
     {stream}
 """
         )
@@ -143,6 +143,36 @@ def test_a_retained_message_counts_only_with_its_own_time(make):
     pipeline = make(TIMED)
     pipeline.process([message(0, quiet(0), retained=True)])
     assert pipeline.observer.reasons == []
+
+
+def test_a_budget_for_all_streams_is_spread_over_those_without_their_own(make, tmp_path):
+    store = Store(tmp_path / "state")
+    pipeline = make(TIMED, agent=", false_alarms: 864 per day", own="", store=store)
+    feed(pipeline, range(300))
+    budget = pipeline.streams["pump/a"].detector.budget
+    budget.offset = -0.25
+    assert (budget.rate, budget.threshold) == (pytest.approx(0.01), pytest.approx(1.75))
+    feed(pipeline, range(300, 302), topic="plant/b")
+    assert (budget.rate, budget.threshold) == (pytest.approx(0.005), pytest.approx(2.05, abs=0.01))
+    promised = budget.promised
+    told = feed(pipeline, range(302, 312), lambda _: {"a": 50.0})
+    assert told[0]["budget"] == "864 per day for all streams"
+    assert budget.promised - promised == pytest.approx(0.05)
+    save_all(store, pipeline)
+    again = make(TIMED, agent=", false_alarms: 864 per day", own="", store=store)
+    again.resume(["plant/a", "plant/b"], BEGUN + 400, 400.0)
+    kept = again.streams["pump/a"].detector.budget
+    assert (kept.rate, kept.offset, kept.ratio) == (budget.rate, budget.offset, budget.ratio)
+    again.streams["pump/a"].relearn()
+    assert again.streams["pump/a"].detector.budget.budget.count == 432
+    store.close()
+
+
+def test_a_stream_with_its_own_budget_keeps_it_and_counts_as_one(make):
+    pipeline = make(TIMED, agent=", false_alarms: 864 per day")
+    feed(pipeline, range(300))
+    feed(pipeline, range(2), topic="plant/b")
+    assert pipeline.streams["pump/a"].detector.budget.rate == 1e-3
 
 
 def test_streams_beyond_the_cap_are_rejected_and_counted(make):
