@@ -1,7 +1,7 @@
 """Counters become rates before anything looks at them: the increase since the last reading, for each step of the grid.
 
-A value that falls was set back or has wrapped. Neither is news: what came since then is counted where it is plausible,
-and nothing is made of it where it is not.
+A value that falls was set back or has wrapped. Neither is news. Over a wrap it is counted; of what a counter counted
+before it was set back nobody knows, so nothing is made of that reading.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Counters:
         """Return the values with every counter replaced by its increase for each step of `period_s` seconds.
 
         A counter is left out at its first reading, after more than `most_steps` steps, where time went back, and where
-        it fell to what no rate that it ever had explains. `even`: readings lie on steps; else they come at any time,
-        and early ones count for a whole step.
+        it fell other than over a wrap at a rate that it had before. `even`: readings lie on steps; else they come at
+        any time, and early ones count for a whole step.
         """
         made = dict(values)
         for name in self.names:
@@ -57,9 +57,9 @@ class Counters:
                 count.most = max(count.most, rate)
                 made[name] = rate
                 continue
-            plausible = [one / steps for one in _fallen(before, value) if 0 <= one / steps <= count.most]
-            if plausible:
-                made[name] = plausible[0]
+            over = _over_wrap(before, value)
+            if over is not None and over / steps <= count.most:
+                made[name] = over / steps
         return made
 
     def snapshot(self) -> dict[str, Any]:
@@ -71,7 +71,9 @@ class Counters:
         self._counts = {name: _Count(*count) for name, count in state.items()}
 
 
-def _fallen(before: float, value: float) -> list[float]:
-    """Return by what a counter that fell may have increased: over a wrap that was near, else from zero."""
-    over = [value + wrap - before for wrap in _WRAPS if before < wrap and value + wrap - before <= _CLOSE * wrap]
-    return [*over, value]
+def _over_wrap(before: float, value: float) -> float | None:
+    """Return the increase of a counter that fell from just below the end of its range, None if it was not there."""
+    for wrap in _WRAPS:
+        if before < wrap:
+            return value + wrap - before if 0 <= value + wrap - before <= _CLOSE * wrap else None
+    return None

@@ -27,15 +27,16 @@ def rates(readings, *, even=True, most_steps=6.0, period=1.0):
         ([(0, 100), (3, 106), (3.9, 107)], [None, 2, 1]),  # two steps were missed; a reading came early
         ([(0, 100), (7, 800), (8, 801)], [None, None, 1]),  # a gap
         ([(9, 100), (0, 50), (1, 52)], [None, None, 2]),  # a clock that was set back
-        ([(0, 100), (1, 110), (2, 4), (3, 9)], [None, 10, 4, 5]),  # set back to zero
+        ([(0, 100), (1, 110), (2, 4), (3, 9)], [None, 10, None, 5]),  # set back: what it had counted since is lost
         ([(0, 100), (1, 110), (2, 50), (3, 55)], [None, 10, None, 5]),  # set back to some value
         ([(0, 65500), (1, 65530), (2, 4)], [None, 30, 10]),  # over 2^16
         ([(0, 2**32 - 40), (1, 2**32 - 10), (2, 10)], [None, 30, 20]),
         ([(0, 2.0**64 - 2**19), (1, 2.0**64 - 2**17), (2, 2.0**16)], [None, 3 * 2**17, 3 * 2**16]),
-        ([(0, 40000), (1, 65530), (2, 10000), (3, 12000)], [None, 25530, 10000, 2000]),  # too far for a wrap
-        ([(0, 65530), (1, 65531), (2, 1)], [None, 1, 1]),  # 6 over the wrap, but no rate ever was above 1
-        ([(0, 65540), (1, 65550), (2, 6)], [None, 10, 6]),  # beyond 2^16 it does not wrap there
+        ([(0, 40000), (1, 65530), (2, 10000), (3, 12000)], [None, 25530, None, 2000]),  # too far for a wrap
+        ([(0, 65530), (1, 65531), (2, 1)], [None, 1, None]),  # 6 over the wrap, but no rate ever was above 1
+        ([(0, 65540), (1, 65550), (2, 6)], [None, 10, None]),  # beyond 2^16 it does not wrap there
         ([(0, 5), (1, 15), (2, -3), (3, -1)], [None, 10, None, 2]),
+        ([(0, 1e20), (1, 2e20), (2, 0)], [None, 1e20, None]),  # beyond every range
     ],
 )
 def test_readings_become_increases_for_each_step(readings, expected):
