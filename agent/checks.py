@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from agent.core.budget import share
 from agent.core.calibration import beyond_support
 
 if TYPE_CHECKING:
     from agent.config import Configuration
 
+_ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
+
 
 def warnings(configuration: Configuration) -> list[str]:
     """Return one sentence for each doubt."""
     found = []
+    whole = configuration.agent.false_alarms
+    stated_per_s = 0.0
     for stream in configuration.streams:
-        budget = stream.alert.budget_for(stream.mode)
         period_s = stream.period_s or 1.0
+        budget = stream.alert.budget_for(stream.mode)
+        if stream.alert.false_alarms is not None:
+            stated_per_s += budget.rate_per_s(stream.stride * period_s)
+        elif whole is not None:
+            budget = share(whole, len(configuration.streams))
         if beyond_support(budget.rate_per_decision(stream.stride * period_s)):
             found.append(
                 f"stream {stream.name}: {budget.text} with a decision every {stream.stride * period_s:g} s is rarer "
                 "than its past scores can support; raise stride, or allow more"
+            )
+    if whole is not None:
+        times = stated_per_s / whole.rate_per_s(1.0)
+        if times > _ABOUT_ALL:
+            found.append(
+                f"agent.false_alarms {whole.text}: the streams' own budgets allow {times:.3g} times as many; "
+                "lower them, or raise it"
             )
     password = configuration.broker.password_file
     if password is not None:

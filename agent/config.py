@@ -16,7 +16,7 @@ from agent.core.alerting import AlertSettings, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
-from agent.core.types import Duration, Mode, Settings, Size
+from agent.core.types import Budget, Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
@@ -37,6 +37,7 @@ class AgentSettings(Settings, frozen=True):
     topic_prefix: str = "redshank"
     queue_size: int = 20000
     max_payload_bytes: Size = 1_000_000
+    false_alarms: Budget | None = None
 
 
 class ScoreTopic(StrEnum):
@@ -56,6 +57,7 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
+    counters: tuple[str, ...] = ()
     encoder: str = "sensor-small"
     stride: int = 1
     mode: Mode = Mode.ADAPT
@@ -77,7 +79,9 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
             stride=self.stride,
             mode=self.mode,
             season_s=self.season_s,
-            grid=GridSettings(period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing),
+            grid=GridSettings(
+                period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing, counters=self.counters
+            ),
             reference=self.reference,
             score=self.score,
             alert=self.alert,
@@ -177,13 +181,17 @@ def _cross_check(builder: Builder) -> None:
             host, _, port = made.listen.rpartition(":")
             if not host or not port.isdecimal() or int(port) > _LAST_PORT:
                 builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+        elif isinstance(made, AgentSettings):
+            if made.false_alarms is not None and made.false_alarms.per_s is None:
+                found = repr(made.false_alarms.text)
+                builder.complain(f"{path}.false_alarms", "a budget over time such as `1 per day`", found)
         elif isinstance(made, CommandSettings):
             prefix = made.reply_topic_prefix
             if prefix is not None and (
                 not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
             ):
                 builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
-        elif isinstance(made, TimeSettings):
+        elif isinstance(made, TimeSettings | AlertSettings):
             try:
                 ZoneInfo(made.zone)
             except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -220,6 +228,9 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("qos", "0 or 1", stream.qos)
     if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
         complain("delimiter", "one character", stream.delimiter)
+    for counter in stream.counters if stream.channels else ():
+        if counter not in stream.channels:
+            complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")
     if stream.reference.warm_up > stream.reference.size:
         complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
 

@@ -6,6 +6,7 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
@@ -15,7 +16,9 @@ from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, frozen, silence, timestamp
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
+from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
+from agent.core.quiet import QuietHours
 from agent.core.reference import Workspace
 from agent.core.types import Assessment, Mode, Sample, StreamPhase
 from agent.core.views import plain, views_for
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
+    from agent.core.alerting import AlertSettings
     from agent.core.budget import BudgetControl
+    from agent.core.types import Budget
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -35,7 +40,7 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 4
+SNAPSHOT_SCHEMA: Final = 5
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -62,8 +67,9 @@ class Stream:
         self.own_time = settings.time is not None
         self.detector = bank.detector(settings.channels)
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
+        quiet = quiet_hours(settings.alert)
         self.alerts = {
-            kind: AlertMachine(how, agent=agent, stream=name, kind=kind)
+            kind: AlertMachine(how, agent=agent, stream=name, kind=kind, quiet=quiet)
             for kind, how in (
                 (AlertKind.ANOMALY, settings.alert),
                 (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
@@ -75,6 +81,12 @@ class Stream:
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
         self.assessment: Assessment | None = None
+        self._share: Budget | None = None  # of the agent's budget
+
+    def take_share(self, budget: Budget) -> None:
+        """Promise this stream's share of the agent's budget."""
+        self._share = budget
+        self.detector.budget.change(budget)
 
     @property
     def phase(self) -> StreamPhase:
@@ -92,6 +104,8 @@ class Stream:
         self.bank.release(self.detector)
         self.detector = self.bank.detector(self.settings.channels)
         self.turns, self.pending_row, self.assessment = 0, None, None
+        if self._share is not None:
+            self.detector.budget.change(self._share)
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -107,6 +121,7 @@ class Stream:
             "period_s": settings.period_s,
             "season_s": settings.season_s,
             "spacing": settings.spacing.value,
+            "counters": sorted(settings.counters),
             "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
             "stride": settings.stride,
             "size": settings.reference.size,
@@ -230,7 +245,8 @@ class Pipeline:
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
             if quiet_s >= after and machine.state is AlertState.INACTIVE and machine.may_begin(now):
-                transition = machine.observe(stream.heard_at + after, odd=True)
+                at = stream.heard_at + after
+                transition = machine.observe(now if machine.is_quiet(at) else at, odd=True)
                 if transition is not None:
                     found = silence(stream.heard_at, transition.at)
                     self._publish(stream, transition, now, outcome, found)
@@ -274,10 +290,21 @@ class Pipeline:
                 raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
             stream = self._make(stream_name(settings.name, parts), topic, settings)
             self._by_topic[topic] = self.streams[stream.name] = stream
+            self._share_budget()
             return stream
         if len(self._by_topic) < 2 * self._configuration.agent.max_streams:
             self._by_topic[topic] = None
         return None
+
+    def _share_budget(self) -> None:
+        """Spread the agent's budget evenly over the streams there are; those with a budget of their own keep it."""
+        whole = self._configuration.agent.false_alarms
+        if whole is None:
+            return
+        each = share(whole, len(self.streams))
+        for stream in self.streams.values():
+            if stream.settings.alert.false_alarms is None:
+                stream.take_share(each)
 
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
         encoder = self._encoders.get(settings.encoder_name)
@@ -448,7 +475,7 @@ class Pipeline:
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=settings.budget_for(stream.settings.mode).text,
+            budget=stream.detector.budget.budget.text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
             score=score,
@@ -470,6 +497,11 @@ class Pipeline:
             threshold = stream.detector.budget.threshold
             score = None if stream.assessment is None else stream.assessment.score
             self._publish(stream, transition, now, outcome, None, score, threshold)
+
+
+def quiet_hours(settings: AlertSettings) -> QuietHours:
+    """Return the quiet hours of a stream."""
+    return QuietHours(settings.quiet_hours, ZoneInfo(settings.zone))
 
 
 def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:

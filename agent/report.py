@@ -18,7 +18,7 @@ from agent.core.budget import BudgetControl
 from agent.core.calibration import beyond_support
 from agent.core.types import F64, Budget, Mode
 from agent.core.windowing import Arrival
-from agent.pipeline import judge
+from agent.pipeline import judge, quiet_hours
 from agent.settings_builder import parse_budget
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Trial:
     def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
         self.control = BudgetControl(budget, mode)
         self.control.configure(interval_s)
-        self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY)
+        self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY, quiet=quiet_hours(alert))
 
     def decide(self, at: float, score: float, *, turned: bool) -> None:
         """Take one decision, as the pipeline does; `turned`: the clock of the data was set back before it."""
@@ -252,7 +252,11 @@ class History:
         self.last_at = sample.at
         if not self.kept:
             return
-        row = [sample.values.get(name, nan) for name in self.stream.detector.grid.channels]
+        grid = self.stream.detector.grid
+        values = sample.values
+        if grid.settings.counters:
+            values = {**values, **{name: grid.newest.get(name, nan) for name in grid.settings.counters}}
+        row = [values.get(name, nan) for name in grid.channels]
         self.values.add(sample.at, row)
         self.recent.add(sample.at, row)
         if sample.at >= self._settles_at:
@@ -336,7 +340,7 @@ class History:
         """Return a row for each budget, the most generous first; the configured one's alarms are those raised."""
         if not self.decisions:
             return []
-        configured = self.stream.settings.alert.budget_for(self.stream.settings.mode)
+        configured = self.stream.detector.budget.budget
         found = [(trial.control.budget, trial.control.rate, trial.control.events) for trial in self.trials]
         found = [one for one in found if one[0].text != configured.text]
         found.append((configured, configured.rate_per_decision(self.interval_s), self.raised))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 import yaml
 
-from agent.core.types import Budget, Settings
+from agent.core.quiet import QuietSpan
+from agent.core.types import Budget, Change, Settings
 from agent.errors import Problem
 
 MAX_DEPTH: Final = 20
@@ -39,6 +41,9 @@ _SPANS: Final = {
 }
 _QUANTITY: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
+_CHANGE: Final = re.compile(r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*(%?)")
+_QUIET: Final = re.compile(r"(\d\d?):([0-5]\d)\s*-\s*(\d\d?):([0-5]\d)")
+_DAY_MINUTES: Final = 1440
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
 _EXAMPLES: Final = {
     "duration": "a duration such as 500ms, 30s, 5m or 1d",
@@ -87,6 +92,34 @@ def parse_budget(text: str) -> Budget:
     if match[3] not in _SPANS or per <= 0:
         raise ValueError(text)
     return Budget(count=float(match[1]), per_s=per * _SPANS[match[3]], text=text.strip())
+
+
+def parse_change(text: str) -> Change:
+    """Return the change that `0.5` (in the unit of the value) or `10 %` (of what is usual) names. Raises ValueError."""
+    match = _CHANGE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    amount = float(match[1])
+    return Change(amount=amount / 100.0, relative=True) if match[2] else Change(amount=amount)
+
+
+def parse_quiet_span(text: str) -> QuietSpan:
+    """Return the span of the day that words such as `22:00-06:00` name; it may end at 24:00. Raises ValueError."""
+    match = _QUIET.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(text)
+    begin, end = 60 * int(match[1]) + int(match[2]), 60 * int(match[3]) + int(match[4])
+    if begin >= _DAY_MINUTES or end > _DAY_MINUTES or begin == end:
+        raise ValueError(text)
+    return QuietSpan(begin=begin, end=end)
+
+
+# Settings that are written as words: their parser, and what is expected.
+_WORDS: Final[dict[type, tuple[Callable[[str], Settings], str]]] = {
+    Budget: (parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`"),
+    Change: (parse_change, "a number of at least 0 such as 0.5, or a share of the usual value such as 10 %"),
+    QuietSpan: (parse_quiet_span, "a span of the day such as 22:00-06:00"),
+}
 
 
 def key_of(field: str) -> str:
@@ -182,8 +215,8 @@ class Builder:
         if isinstance(info, msgspec.inspect.Metadata):
             info = info.type
         if isinstance(info, msgspec.inspect.StructType):
-            if info.cls is Budget:
-                return self._word(parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`", node, path)
+            if info.cls in _WORDS:
+                return self._word(*_WORDS[info.cls], node, path)
             return self._struct(info.cls, node, path, depth)
         if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
             if not isinstance(node, yaml.SequenceNode):

@@ -184,6 +184,31 @@ def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
     assert len(warnings()) == 1
 
 
+@pytest.mark.parametrize(
+    ("whole", "fan", "pump", "says"),
+    [
+        (
+            "1 per day",
+            "false_alarms: 3 per day",
+            "",
+            "agent.false_alarms 1 per day: the streams' own budgets allow 3 times as many; lower them, or raise it",
+        ),
+        ("3 per day", "false_alarms: 1 per day", "false_alarms: 2 per day", None),
+        ("1 per hour", "false_alarms: 1 per 1000 decisions", "", "3.6 times as many"),
+        ("1 per hour", "", "", None),
+        ("1 per year", "", "", "1 per year for all streams with a decision every 1 s"),
+    ],
+)
+def test_streams_budgets_that_exceed_that_of_all_are_warned_of(configure, capsys, whole, fan, pump, says):
+    streams = (
+        f"{{name: f, topic: a, period: 1s, alert: {{{fan}}}}}, {{name: p, topic: b, stride: 60, alert: {{{pump}}}}}"
+    )
+    path = configure(text=f"agent: {{id: pi, false_alarms: {whole}}}\nstreams: [{streams}]\n")
+    assert main(["check", str(path)]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert any(says in line for line in told) if says else told == []
+
+
 # encoders
 
 

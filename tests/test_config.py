@@ -5,7 +5,8 @@ import re
 import pytest
 
 from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
-from agent.core.types import Mode
+from agent.core.quiet import QuietSpan
+from agent.core.types import Change, Mode
 from agent.errors import ConfigurationError
 from agent.settings_builder import key_of, parse_budget, parse_duration, parse_size
 
@@ -43,14 +44,26 @@ def test_a_short_configuration_is_filled_with_defaults(tmp_path):
 
 def test_words_become_seconds_bytes_and_rates(tmp_path):
     text = "agent: {snapshot_interval: 90s, max_payload: 2MiB}\n" + with_stream(
-        "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: critical, min_change: {temp: 0.5}}"
+        "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: info, min_change: {temp: 0.5, flow: 10 %, v: 2}}"
     )
     made = load(tmp_path, text)
     assert made.agent.snapshot_interval_s == 90.0
     assert made.agent.max_payload_bytes == 2 * 2**20
     assert made.streams[0].alert.cooldown_s == 5400.0
     assert made.streams[0].alert.false_alarms.rate_per_decision(1.0) == pytest.approx(3 / 86400)
-    assert made.streams[0].alert.min_change == {"temp": 0.5}
+    assert made.streams[0].alert.min_change == {
+        "temp": Change(amount=0.5), "flow": Change(amount=0.1, relative=True), "v": Change(amount=2.0)
+    }  # fmt: skip
+
+
+def test_quiet_hours_are_spans_of_the_day(tmp_path):
+    alert = (
+        load(tmp_path, with_stream("alert: {quiet_hours: [22:00-06:00, 12:30 - 24:00], zone: Europe/Berlin}"))
+        .streams[0]
+        .alert
+    )
+    assert alert.quiet_hours == (QuietSpan(begin=1320, end=360), QuietSpan(begin=750, end=1440))
+    assert alert.zone == "Europe/Berlin"
 
 
 def test_every_problem_is_found_in_one_pass_each_with_its_line(tmp_path):
@@ -88,9 +101,28 @@ streams:
         ("reference: {size: 200, warm_up: 300}", "at most reference.size"),
         ("reference: 5", "keys and values"),
         ("channels: [[a]]", "text"),
+        ("channels: [temp]\n    counters: [energy]", "some of the channels (temp), found 'energy'"),
         ("alert: {min_change: [1]}", "keys and values"),
-        ("alert: {min_change: {a: much}}", "a number"),
+        *(
+            (f"alert: {{min_change: {{a: {one}}}}}", "a number")
+            for one in ("much", "-1", "5 m", "5 %%", "1e", "[1]", ".nan")
+        ),
         ("time: {path: ts, zone: Mars/Olympus}", "a time zone"),
+        ("alert: {zone: Mars/Olympus}", "a time zone"),
+        ("alert: {quiet_hours: 22:00-06:00}", "a list"),
+        *(
+            (f"alert: {{quiet_hours: ['{one}']}}", f"a span of the day such as 22:00-06:00, found '{one}'")
+            for one in (
+                "22-6",
+                "22:00",
+                "24:00-06:00",
+                "22:60-06:00",
+                "22:00-24:01",
+                "06:00-06:00",
+                "night",
+                "-1:00-2:00",
+            )
+        ),
         ("time: {unit: ms}", "add `path:`"),
         ("period: soon", "a duration"),
         ("period: 0s", "more than 0"),
@@ -104,6 +136,12 @@ def test_each_kind_of_mistake_is_named(tmp_path, line, words):
     if line.startswith("topic"):
         words = "an MQTT topic filter"
     assert any(words in one for one in found), found
+
+
+def test_a_budget_for_all_streams_is_one_over_time(tmp_path):
+    assert load(tmp_path, "agent: {false_alarms: 2 per day}\n" + GOOD).agent.false_alarms.count == 2
+    (found,) = problems(tmp_path, "agent: {false_alarms: 1 per 1000 decisions}\n" + GOOD)
+    assert "1 agent.false_alarms: expected a budget over time such as `1 per day`" in found
 
 
 def test_two_streams_may_not_share_a_name(tmp_path):

@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
+from agent.alert_message import timestamp
 from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
@@ -32,7 +33,7 @@ class Counted(SilentObserver):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(stream="", agent="", store=None, after=2):
+    def make(stream="", agent="", store=None, after=2, alert="", own="false_alarms: 1 per 1000 decisions, "):
         path = tmp_path / "redshank.yaml"
         path.write_text(
             f"""
@@ -43,7 +44,7 @@ streams:
     encoder: none
     period: 1s
     reference: {{size: 300, warm_up: 150}}
-    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 1s, after: {after}}}
+    alert: {{{own}cooldown: 1s, after: {after}{alert}}}
     {stream}
 """
         )
@@ -114,6 +115,35 @@ def test_an_alert_told_since_when_nothing_was_like_it(make):
     assert since < told[0]["started_at"]
 
 
+QUIET = ", quiet_hours: [23:00-23:22], zone: Europe/Berlin"  # until BEGUN + 520 s
+
+
+def test_in_quiet_hours_no_anomaly_begins_and_what_lasts_is_told_at_their_end(make):
+    for alert, started in (("", 500), (QUIET, 520)):
+        pipeline = make(TIMED, alert=alert)
+        feed(pipeline, range(500))
+        (raised,) = feed(pipeline, range(500, 540), lambda i: {"a": 30.0 + i % 7})
+        assert (raised["event"], raised["started_at"]) == ("raised", timestamp(BEGUN + started))
+
+
+def test_in_quiet_hours_no_value_is_frozen(make):
+    pipeline = make(TIMED, alert=QUIET)
+    feed(pipeline, range(440))
+    told = feed(pipeline, range(440, 560), lambda _: {"a": 0.5})
+    assert [(one["kind"], one["started_at"]) for one in told if one["kind"] == "frozen"] == [
+        ("frozen", timestamp(BEGUN + 520))
+    ]
+
+
+@pytest.mark.parametrize(("alert", "ticks"), [("", {430: 430, 600: 430}), (QUIET, {430: None, 519: None, 522: 522})])
+def test_in_quiet_hours_no_stream_falls_silent(make, alert, ticks):
+    for at, started in ticks.items():
+        pipeline = make("silence: {after: 30s}", alert=alert)
+        feed(pipeline, range(401))
+        found = [json.loads(row.payload) for row in pipeline.tick(BEGUN + at, float(at), 0.0).outbox]
+        assert [one["started_at"] for one in found] == ([] if started is None else [timestamp(BEGUN + started)])
+
+
 def test_a_retained_message_counts_only_with_its_own_time(make):
     pipeline = make()
     pipeline.process([message(0, quiet(0), retained=True)])
@@ -121,6 +151,36 @@ def test_a_retained_message_counts_only_with_its_own_time(make):
     pipeline = make(TIMED)
     pipeline.process([message(0, quiet(0), retained=True)])
     assert pipeline.observer.reasons == []
+
+
+def test_a_budget_for_all_streams_is_spread_over_those_without_their_own(make, tmp_path):
+    store = Store(tmp_path / "state")
+    pipeline = make(TIMED, agent=", false_alarms: 864 per day", own="", store=store)
+    feed(pipeline, range(300))
+    budget = pipeline.streams["pump/a"].detector.budget
+    budget.offset = -0.25
+    assert (budget.rate, budget.threshold) == (pytest.approx(0.01), pytest.approx(1.75))
+    feed(pipeline, range(300, 302), topic="plant/b")
+    assert (budget.rate, budget.threshold) == (pytest.approx(0.005), pytest.approx(2.05, abs=0.01))
+    promised = budget.promised
+    told = feed(pipeline, range(302, 312), lambda _: {"a": 50.0})
+    assert told[0]["budget"] == "864 per day for all streams"
+    assert budget.promised - promised == pytest.approx(0.05)
+    save_all(store, pipeline)
+    again = make(TIMED, agent=", false_alarms: 864 per day", own="", store=store)
+    again.resume(["plant/a", "plant/b"], BEGUN + 400, 400.0)
+    kept = again.streams["pump/a"].detector.budget
+    assert (kept.rate, kept.offset, kept.ratio) == (budget.rate, budget.offset, budget.ratio)
+    again.streams["pump/a"].relearn()
+    assert again.streams["pump/a"].detector.budget.budget.count == 432
+    store.close()
+
+
+def test_a_stream_with_its_own_budget_keeps_it_and_counts_as_one(make):
+    pipeline = make(TIMED, agent=", false_alarms: 864 per day")
+    feed(pipeline, range(300))
+    feed(pipeline, range(2), topic="plant/b")
+    assert pipeline.streams["pump/a"].detector.budget.rate == 1e-3
 
 
 def test_streams_beyond_the_cap_are_rejected_and_counted(make):

@@ -203,6 +203,16 @@ def test_a_replay_with_another_budget_gives_the_alarms_that_were_foretold(record
     assert {row.text: row.alarms for row in report.histories["pump/a"].budgets()}[budget] == raised
 
 
+def test_alarms_in_quiet_hours_are_not_foretold(folder, recording, replayed):
+    quiet = "1 per 500 decisions, quiet_hours: [22:00-22:22]"  # until START + 520 s
+    report, summary = reported(recording, configure(folder, budget=quiet, name="quiet.yaml"))
+    raised = sum(one["event"] == "raised" and one["stream"] == "pump/a" for one in summary.alerts)
+    rows = {row.text: row.alarms for row in report.histories["pump/a"].budgets()}
+    assert rows["1 per 500 decisions"] == raised < replayed[0].histories["pump/a"].raised
+    before = {row.text: row.alarms for row in replayed[0].histories["pump/a"].budgets()}
+    assert sum(rows.values()) < sum(before.values())
+
+
 def row(text, alarms):
     return BudgetRow(
         text, configured=False, alarms=alarms, promised=1.0, alarms_per_week=1.0, promised_per_week=1.0, supported=True
@@ -369,6 +379,14 @@ def test_the_last_readings_are_kept_in_order_whatever_channels_join(count):
     assert rows[:, :1].ravel().tolist() == times.tolist()
     if count > 100:
         np.testing.assert_array_equal(rows[:, 1], np.where(times < 100, np.nan, 2 * times))
+
+
+def test_counters_are_drawn_as_rates(tmp_path):
+    sent = [message(i, "a", {"flow": reading(i, "b")["flow"], "packets": 30 * i}) for i in range(300)]
+    report, _ = reported(write(tmp_path / "r.jsonl", sent), configure(tmp_path, "counters: [packets]"))
+    _, rows = report.histories["pump/a"].recent.read()
+    assert np.nanmax(np.abs(rows[40:, 0] - 5)) < 2
+    assert (rows[40:, 1] == 30).all()
 
 
 def test_many_channels_are_kept_for_a_shorter_time():

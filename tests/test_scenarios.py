@@ -2,6 +2,8 @@
 
 expected.json lists the alerts in order: stream, kind, the channel that leads the evidence (null for silence), when it
 started and how exactly, and whether it is over in the end. `decisions` and `rejected` are looked at where given.
+Where `wrong` is given, the detector does not do what a user would want: it says what is wrong, and the alerts are those
+that really come. Whoever mends it takes the word out.
 """
 
 from __future__ import annotations
@@ -50,6 +52,14 @@ def test_an_input_is_what_its_generator_makes_and_small(name):
     content = (FOLDER / name).read_bytes()
     assert content == INPUTS[name]()
     assert len(content) <= MAX_BYTES
+
+
+def test_expectations_hold_nothing_but_what_is_looked_at():
+    known = {"alerts", "decisions", "rejected", "wrong"}
+    for name in SCENARIOS:
+        expected = json.loads((FOLDER / name / "expected.json").read_text())
+        assert set(expected) <= known
+        assert ("# WRONG" in (FOLDER / name / "redshank.yaml").read_text()) == ("wrong" in expected)
 
 
 def test_every_input_belongs_to_a_scenario_and_every_scenario_has_one():

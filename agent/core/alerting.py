@@ -6,12 +6,14 @@ Everything that decides whether an alert begins or ends is in TRANSITIONS; nothi
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from agent.core.types import Budget, Duration, Mode, Settings
+from agent.core.quiet import QuietHours, QuietSpan
+from agent.core.types import Budget, Change, Duration, Mode, Settings
 
 
 class Severity(StrEnum):
@@ -54,7 +56,9 @@ class AlertSettings(Settings, frozen=True):
     severity: Severity = Severity.WARNING
     direction: Direction = Direction.BOTH
     frozen: FrozenPolicy = FrozenPolicy.ALERT
-    min_change: dict[str, float] = msgspec.field(default_factory=dict)
+    min_change: dict[str, Change] = msgspec.field(default_factory=dict)
+    quiet_hours: tuple[QuietSpan, ...] = ()
+    zone: str = "UTC"  # of the quiet hours
 
     def budget_for(self, mode: Mode) -> Budget:
         """Return the budget: as configured, else 1 per week, or for `hold` the three-sigma limit of control charts."""
@@ -153,13 +157,16 @@ def alert_id(agent: str, stream: str, kind: AlertKind, started_at: float) -> str
 class AlertMachine:
     """The alert of one kind on one stream."""
 
-    def __init__(self, settings: AlertSettings, *, agent: str, stream: str, kind: AlertKind) -> None:
+    def __init__(
+        self, settings: AlertSettings, *, agent: str, stream: str, kind: AlertKind, quiet: QuietHours | None = None
+    ) -> None:
         self.kind = kind
         self.state = AlertState.INACTIVE
         self.id = ""
         self.started_at = 0.0
         self.last_at = 0.0
         self._settings = settings
+        self._quiet = quiet or QuietHours((), UTC)
         self._agent, self._stream = agent, stream
         self._leading = ""  # the part that subscribers were told of, and when
         self._told_at = 0.0
@@ -170,13 +177,15 @@ class AlertMachine:
     def observe(self, at: float, *, odd: bool, leading: str = "") -> AlertTransition | None:
         """Take one decision's outcome; return what is to be published, if anything.
 
-        An alert does not begin within the cooldown of the last one's end. While one fires, an update is due when
-        the `leading` part of an odd decision is another than was told, at most once a minute.
+        An alert does not begin within the cooldown of the last one's end, nor in quiet hours. While one fires, an
+        update is due when the `leading` part of an odd decision is another than was told, at most once a minute.
         """
         self.last_at = at
         firing = self.state is AlertState.FIRING
         cooldown_s = self._settings.cooldown_s
         if odd and not firing and cooldown_s > 0 and at < self._ended_at + cooldown_s:
+            odd = False
+        if odd and not firing and self._quiet.cover(at):
             odd = False
         if odd != firing:
             if self._in_row == 0 and not firing:
@@ -243,6 +252,10 @@ class AlertMachine:
         if self.state is AlertState.PENDING:
             return alert_id(self._agent, self._stream, self.kind, self.started_at)
         return self.id
+
+    def is_quiet(self, at: float) -> bool:
+        """Tell whether a time of the data lies in quiet hours."""
+        return self._quiet.cover(at)
 
     def may_begin(self, now: float) -> bool:
         """Tell whether an alert may begin at `now` (s since the epoch, the agent's clock): whether none is snoozed."""

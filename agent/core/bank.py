@@ -281,7 +281,9 @@ class DetectorBank:
         if alert.direction is not Direction.BOTH:
             may_alarm &= (deviation > 0) == (alert.direction is Direction.UP)
         if alert.min_change:
-            least = np.concatenate([due.detector.least_change for due in dues])
+            changes = np.concatenate([due.detector.least_change for due in dues])
+            usual = np.concatenate([due.base for due in dues]) + centre
+            least = changes[:, 0] + changes[:, 1] * np.abs(usual)
             may_alarm &= np.fmax(np.abs(deviation), np.abs(last - centre)) >= least
         return novelty.astype(np.float32), may_alarm
 

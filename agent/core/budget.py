@@ -22,6 +22,16 @@ MAX_ALERTS: Final = 64  # of the past, that can still be confirmed as true
 LEAST_SHARE: Final = 0.5  # of the rate's own logarithm, and of the threshold: large budgets leave room below both
 
 
+def share(budget: Budget, streams: int) -> Budget:
+    """Return what each of so many streams gets of a budget for all of them."""
+    return Budget(
+        count=budget.count / streams,
+        per_s=budget.per_s,
+        per_decisions=budget.per_decisions,
+        text=f"{budget.text} for all streams",
+    )
+
+
 class BudgetControl:
     """Steers the score threshold (-log10 of a p-value) of one stream."""
 
@@ -31,12 +41,21 @@ class BudgetControl:
         self.rate = 1.0
         self.offset = 0.0
         self.decisions = 0
+        self.promised = 0.0  # alerts, for the decisions so far
+        self._interval_s: float | None = None
         self.events = 0
         self._lifts: OrderedDict[str, float | None] = OrderedDict()  # by alert: what it lifted; None once confirmed
 
     def configure(self, decision_interval_s: float) -> None:
         """Fix the promised rate, in alerts per decision, once the decision interval is known."""
+        self._interval_s = decision_interval_s
         self.rate = self.budget.rate_per_decision(decision_interval_s)
+
+    def change(self, budget: Budget) -> None:
+        """Promise something else from now on: the threshold moves with the rate, and its offset is kept."""
+        self.budget = budget
+        if self._interval_s is not None:
+            self.configure(self._interval_s)
 
     @property
     def threshold(self) -> float:
@@ -56,6 +75,7 @@ class BudgetControl:
     def decide(self, *, raised: bool, alert: str = "") -> None:
         """Account for one decision; `raised` when an alert began with it: its id is `alert`."""
         self.decisions += 1
+        self.promised += self.rate
         self.events += raised
         quiet = self._bounded(self.offset - STEP * self.rate)
         self.offset = self._bounded(self.offset + STEP * (float(raised) - self.rate))
@@ -71,16 +91,23 @@ class BudgetControl:
     @property
     def ratio(self) -> float:
         """Return alerts so far, less those confirmed, over alerts promised so far; 0 before the first decision."""
-        return self.events / (self.rate * self.decisions) if self.decisions else 0.0
+        return self.events / self.promised if self.decisions else 0.0
 
     def snapshot(self) -> dict[str, Any]:
         """Return what was learnt and counted."""
         lifts = [[alert, lift] for alert, lift in self._lifts.items()]
-        return {"offset": self.offset, "decisions": self.decisions, "events": self.events, "lifts": lifts}
+        return {
+            "offset": self.offset,
+            "decisions": self.decisions,
+            "promised": self.promised,
+            "events": self.events,
+            "lifts": lifts,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it up again."""
         self.offset, self.decisions, self.events = state["offset"], state["decisions"], state["events"]
+        self.promised = state["promised"]
         self._lifts = OrderedDict((alert, lift) for alert, lift in state["lifts"])
 
     def knows(self, alert: str) -> bool:

@@ -60,7 +60,7 @@ class StreamDetector:
         self.budget = BudgetControl(settings.alert.budget_for(settings.mode), settings.mode)
         self.lanes: tuple[int, int] | None = None  # of the bank, once learnt
         self.index: I64 = np.zeros(0, np.int64)  # the same, one by one
-        self.least_change: F32 = np.zeros(0, np.float32)  # min_change by channel
+        self.least_change: F64 = np.zeros((0, 2))  # min_change by channel: absolute, and as a share of what is usual
         self.waiting: deque[Waiting] = deque()
         self._learnable = 0  # rows at which a window ends that has no gap
         self.quarantine = Quarantine()
@@ -134,7 +134,10 @@ class StreamDetector:
         """Become active, with these lanes of the bank."""
         self.lanes, self.index = lanes, np.arange(*lanes)
         least = self.settings.alert.min_change
-        self.least_change = np.array([least.get(name, 0.0) for name in self.grid.channels], np.float32)
+        self.least_change = np.zeros((len(self.grid.channels), 2))
+        for place, name in enumerate(self.grid.channels):
+            if name in least:
+                self.least_change[place, int(least[name].relative)] = least[name].amount
         self.phase = StreamPhase.ACTIVE
         self._since_decision = 0
         self.budget.configure(self.settings.stride * (self.grid.period_s or 1.0))

@@ -42,6 +42,20 @@ class Budget(Settings, frozen=True):
         assert self.per_s is not None
         return min(1.0, self.count * decision_interval_s / self.per_s)
 
+    def rate_per_s(self, decision_interval_s: float) -> float:
+        """Return alarms per second for a stream that decides every `decision_interval_s`."""
+        if self.per_decisions is not None:
+            return self.count / self.per_decisions / decision_interval_s
+        assert self.per_s is not None
+        return self.count / self.per_s
+
+
+class Change(Settings, frozen=True):
+    """How much a value changes: by `amount` in its own unit, or by so many times its usual value."""
+
+    amount: float
+    relative: bool = False
+
 
 class Mode(StrEnum):
     """What the detector may learn after warm-up."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.counters import Counters
 from agent.core.types import F32, F64, Duration, Sample, Settings
 
 MEASURED_SAMPLES: Final = 32  # readings from which an unset period is measured
@@ -36,12 +37,14 @@ class GridSettings(Settings, frozen=True):
     """`period_s` None: measured while learning. `carry_limit`: grid steps a missing value is carried forward.
 
     `spacing` auto: even with a configured period, else told from the first readings. A sender that reports on change,
-    or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps.
+    or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps. Of `counters` rows
+    hold the increase for each step.
     """
 
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
+    counters: tuple[str, ...] = ()
 
 
 class Arrival(StrEnum):
@@ -87,6 +90,7 @@ class Grid:
         self._missed: list[int] = [0] * len(channels)  # grid steps since it came
         self._last_missing: list[int] = [0] * len(channels)  # total_rows behind the last NaN row
         self._late_at: list[float] = []
+        self._counters = Counters(settings.counters)
 
     @property
     def stored_rows(self) -> int:
@@ -104,6 +108,11 @@ class Grid:
         """Return for each channel how many rows it has come without a gap."""
         total, stored = self.total_rows, self.stored_rows
         return [min(total - missing, stored) for missing in self._last_missing]
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """Return the values of the last row, NaN where missing."""
+        return dict(zip(self.channels, self._last, strict=True))
 
     def rows(self, count: int) -> F32:
         """Return the last `count` rows, oldest first: a view, float32 [count, channels], relative to `base`."""
@@ -145,6 +154,12 @@ class Grid:
             return Arrival.MEASURING
         if steps > 1:
             self._skip(steps - 1)
+        if self._counters.names:
+            even = self.spacing is not Spacing.ARRIVAL
+            most = self.settings.carry_limit + 1.0 if even else np.inf
+            given = self._counters.rates(at, given, self.period_s, even=even, most_steps=most)
+            values = [given.get(name, np.nan) for name in self.channels]
+            complete = not any(value != value for value in values)  # noqa: PLR0124  as above
         if complete:
             self._last = values
             if any(self._missed):
@@ -306,6 +321,7 @@ class Grid:
             "last_missing": list(self._last_missing),
             "late_at": list(self._late_at),
             "measured": [[sample.at, sample.values] for sample in self._measured],
+            "counters": self._counters.snapshot(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -329,3 +345,4 @@ class Grid:
         self._last_missing = list(state["last_missing"])
         self._late_at = list(state["late_at"])
         self._measured = [Sample(at, dict(values)) for at, values in state["measured"]]
+        self._counters.restore(state["counters"])

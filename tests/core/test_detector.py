@@ -11,7 +11,7 @@ from agent.core.budget import HIGHEST, LOWEST, MAX_ALERTS, STEP, BudgetControl
 from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
-from agent.core.types import Budget, Mode, Sample, StreamPhase
+from agent.core.types import Budget, Change, Mode, Sample, StreamPhase
 from agent.core.views import plain
 from agent.core.windowing import GridSettings
 from tests.core.streams import changed, decide, feed, make, normal
@@ -176,10 +176,20 @@ def test_only_the_asked_direction_alarms(direction, sign):
     assert highest(-6 * sign) == 0.0
 
 
-def test_a_change_below_min_change_does_not_alarm():
-    detector = make(("a",), alert=AlertSettings(min_change={"a": 50.0, "gone": 1.0}))
-    feed(detector, normal(500, ("a",)))
-    assert max(a.score for a in feed(detector, changed(normal(30, ("a",), start=500), "a", lambda v: v + 6))) == 0.0
+@pytest.mark.parametrize(
+    ("least", "alarms"),
+    [
+        (Change(amount=50.0), False),
+        (Change(amount=3.0), True),
+        (Change(amount=0.6, relative=True), False),  # of about 10
+        (Change(amount=0.3, relative=True), True),
+    ],
+)
+def test_a_change_below_min_change_does_not_alarm(least, alarms):
+    detector = make(("z", "b"), alert=AlertSettings(min_change={"b": least, "gone": Change(amount=1.0)}))
+    feed(detector, normal(500, ("z", "b")))
+    found = feed(detector, changed(normal(30, ("z", "b"), start=500), "b", lambda v: v - 4))
+    assert (max(one.part_scores[1] for one in found) > 0.0) == alarms
 
 
 def test_hold_and_frozen_do_not_learn_what_adapt_learns():
