@@ -458,7 +458,11 @@ class Agent(MqttEvents):
         telemetry.streams.set(len(self.pipeline.streams))
         for stream in self.pipeline.streams.values():
             telemetry.reference_size.labels(stream.name).set(stream.bank.reference_size(stream.detector))
-            telemetry.budget_ratio.labels(stream.name).set(stream.detector.budget.ratio)
+            budget = stream.detector.budget
+            telemetry.budget_rate.labels(stream.name).set(budget.rate)
+            telemetry.budget_promised.labels(stream.name).set(budget.promised)
+            telemetry.budget_observed.labels(stream.name).set(budget.events)
+            telemetry.budget_ratio.labels(stream.name).set(budget.ratio)
             for phase in StreamPhase:
                 telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
 

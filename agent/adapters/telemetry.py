@@ -53,6 +53,11 @@ class Telemetry:
         self.stream_phase = gauge("stream_phase", "1 for the phase the stream is in", ("stream", "phase"))
         self.alerts = counter("alerts_total", "Alerts raised", ("stream", "severity"))
         self.alert_firing = gauge("alert_firing", "1 while an alert fires", ("stream",))
+        self.budget_rate = gauge(
+            "false_alarm_budget_rate", "Alerts for each decision that the budget allows", ("stream",)
+        )
+        self.budget_promised = gauge("false_alarms_promised", "Alerts that the budget allowed so far", ("stream",))
+        self.budget_observed = gauge("false_alarms_observed", "Unconfirmed anomaly alerts so far", ("stream",))
         self.budget_ratio = gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised", ("stream",))
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")

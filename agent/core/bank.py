@@ -17,7 +17,7 @@ from agent.core.alerting import Direction, FrozenPolicy
 from agent.core.calibration import CALIBRATION_SIZE, Calibration
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
 from agent.core.frozen import FrozenValues
-from agent.core.joint import JointReference
+from agent.core.joint import JointReference, joint_bytes
 from agent.core.lanes import Lanes, grown
 from agent.core.quarantine import Accepted, Held, narrowed, widened
 from agent.core.reference import (
@@ -414,7 +414,8 @@ class DetectorBank:
         size = self.settings.reference.size
         entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
         season = 0 if self._season is None else self._season.lane_bytes
-        return entries + season + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
+        joint = joint_bytes(size) if self.settings.mode is Mode.HOLD else 0
+        return entries + season + joint + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""

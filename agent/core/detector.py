@@ -66,6 +66,7 @@ class StreamDetector:
         self.quarantine = Quarantine()
         self._since_decision = 0
         self._next_refresh = 0
+        self._period_s: float | None = None  # that the budget knows of
 
     @property
     def warm_up_rows(self) -> int:
@@ -96,6 +97,8 @@ class StreamDetector:
                 return arrival, None
             self._refresh()
             return arrival, WarmUp(self, sample.at)
+        if grid.period_s != self._period_s:  # the sender has become slower
+            self._set_rate()
         if self._since_decision < self.settings.stride:
             return arrival, None
         run = grid.run
@@ -140,7 +143,12 @@ class StreamDetector:
                 self.least_change[place, int(least[name].relative)] = least[name].amount
         self.phase = StreamPhase.ACTIVE
         self._since_decision = 0
-        self.budget.configure(self.settings.stride * (self.grid.period_s or 1.0))
+        self._set_rate()
+
+    def _set_rate(self) -> None:
+        """Let the budget know how long a decision takes."""
+        self._period_s = self.grid.period_s
+        self.budget.configure(self.settings.stride * (self._period_s or 1.0))
 
     def expected(self, due: Due) -> tuple[F64, F64, F64]:
         """Return each channel's value at a decision and the range (2nd to 98th percentile) it usually had before it.

@@ -50,6 +50,12 @@ class Waiting(msgspec.Struct):
         return [self.white, self.at, self.admitted, self.alert, self.mark]
 
 
+def joint_bytes(size: int) -> int:
+    """Return what each channel of a stream on hold takes at most, with so many references."""
+    dim = NEWEST + 2
+    return 2 * dim * size + 4 * dim * dim * MANY_CHANNELS
+
+
 def joint_features(tail: F32, centre: F64, spread: F64) -> F64:
     """Return the vector of the newest row, float64 [channels x 6], channel by channel; NaN where one is missing.
 

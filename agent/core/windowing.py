@@ -145,8 +145,9 @@ class Grid:
         if steps < 1:
             return Arrival.SURPLUS
         self._gaps = self._gaps + 1 if steps - 1 > self.settings.carry_limit else 0
-        if self._gaps == MEASURED_SAMPLES and learning and self.settings.period_s is None:
-            # Nothing but gaps: what was measured was a burst, such as a backlog delivered at once.
+        if self._gaps == MEASURED_SAMPLES and self.settings.period_s is None:
+            # Nothing but gaps: what was measured was a burst, such as a backlog delivered at once, or the sender has
+            # become slower.
             self.period_s, self._measured, self._gaps = None, [sample], 0
             self._judged.clear()
             self._break()

@@ -125,6 +125,10 @@ def test_a_value_that_no_longer_changes_alarms_unless_that_is_ignored():
     assert not scores[FrozenPolicy.IGNORE].frozen_scores.any()
 
 
+def test_hold_takes_memory_for_its_joint_reference():
+    assert make(mode=Mode.HOLD).bank.lane_bytes - make().bank.lane_bytes == 12 * 200 + 4 * 36 * 64
+
+
 def test_hold_scores_all_channels_at_once_and_keeps_alarming():
     detector = make(mode=Mode.HOLD)
     assert detector.budget.budget.text == "1 per 1000 decisions"
@@ -411,3 +415,14 @@ def test_a_density_does_not_depend_on_how_many_references_others_have(held, more
 )
 def test_budgets_become_rates_per_decision(budget, rate):
     assert budget.rate_per_decision(60.0) == pytest.approx(rate)
+
+
+def test_a_sender_that_becomes_slower_is_measured_again_and_decides_again():
+    detector = make(grid=GridSettings(), alert=AlertSettings(false_alarms=Budget(count=1, per_s=86400.0)))
+    feed(detector, normal(400))
+    before = detector.budget.rate
+    slower = [Sample(400.0 + 20.0 * i, one.values) for i, one in enumerate(normal(200, start=400))]
+    found = feed(detector, slower)
+    assert detector.grid.period_s == 20.0
+    assert len(found) > 80
+    assert detector.budget.rate == pytest.approx(20 * before)
