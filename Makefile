@@ -35,7 +35,7 @@ $(CONVERTER_STAMP): pyproject.toml $(CONVERTER_CONSTRAINTS)
 
 test: $(STAMP)
 	@echo "== running the tests"
-	COVERAGE_FILE=$(abspath $(VENV))/.coverage $(BIN)/python -m pytest -m "not converter and not bench" --cov=agent --cov-report=term:skip-covered
+	COVERAGE_FILE=$(abspath $(VENV))/.coverage $(BIN)/python -m pytest -m "not converter and not bench" $(PYTEST_ARGS) --cov=agent --cov-report=term:skip-covered
 	COVERAGE_FILE=$(abspath $(VENV))/.coverage $(BIN)/coverage report --include='agent/core/*' --fail-under=100
 
 test-converter: $(CONVERTER_STAMP)
