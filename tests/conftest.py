@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 
 from tests.brokers import INSTALL_MOSQUITTO, MOSQUITTO, Authority, Mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
 
@@ -38,6 +40,14 @@ def make_mosquitto(tmp_path: Path) -> Iterator[Callable[..., Mosquitto]]:
 def mosquitto(make_mosquitto: Callable[..., Mosquitto]) -> Mosquitto:
     """Return a broker that lets anyone in and keeps nothing over a restart."""
     return make_mosquitto()
+
+
+@pytest.fixture(scope="session")
+def schema() -> Draft202012Validator:
+    """Return the schema of alert messages."""
+    content = json.loads((Path(__file__).parents[1] / "docs" / "schemas" / "alert-v1.json").read_text())
+    Draft202012Validator.check_schema(content)
+    return Draft202012Validator(content, format_checker=FormatChecker())
 
 
 @pytest.fixture(scope="session")

@@ -158,7 +158,6 @@ def test_tables_name_every_method_and_mark_what_breaks_the_budget():
 
 
 def test_plots_are_written(tmp_path: Path):
-    pytest.importorskip("matplotlib")
     from tests.benchmarks.budget.__main__ import draw  # noqa: PLC0415
 
     draw({"1 per 1000 decisions": measured([track(np.zeros(500))], "1 per 1000 decisions", {})}, tmp_path)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
 
 from agent import alert_message
 from agent.adapters.payload import RejectReason
@@ -69,13 +68,6 @@ def sections(markdown):
 
 def json_blocks(markdown):
     return [json.loads(block) for block in re.findall(r"```json\n(.+?)```", markdown, flags=re.DOTALL)]
-
-
-@pytest.fixture(scope="module")
-def schema():
-    content = json.loads(text("docs/schemas/alert-v1.json"))
-    Draft202012Validator.check_schema(content)
-    return Draft202012Validator(content, format_checker=FormatChecker())
 
 
 @pytest.mark.parametrize(("section", "key"), keys(Configuration))

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator, FormatChecker
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
@@ -73,12 +71,6 @@ def feed(pipeline, span, change=None, **more):
     """Return the alerts that these seconds led to."""
     messages = [message(i, quiet(i) | (change(i) if change else {}), **more) for i in span]
     return [json.loads(row.payload) for row in pipeline.process(messages).outbox]
-
-
-@pytest.fixture(scope="module")
-def schema_of_alerts():
-    content = json.loads((Path(__file__).parents[1] / "docs" / "schemas" / "alert-v1.json").read_text())
-    return Draft202012Validator(content, format_checker=FormatChecker())
 
 
 TIMED = "time: {path: ts, max_ahead: 10d}"
@@ -353,14 +345,14 @@ def test_wildcards_stand_for_parts_of_a_topic(topic_filter, topic, parts):
     assert wildcard_parts(topic_filter, topic) == parts
 
 
-def test_a_value_that_no_longer_changes_is_an_alert_of_its_own_until_it_changes(make, schema_of_alerts):
+def test_a_value_that_no_longer_changes_is_an_alert_of_its_own_until_it_changes(make, schema):
     pipeline = make(TIMED)
     feed(pipeline, range(400))
     told = feed(pipeline, range(400, 480), lambda _: {"a": 0.25})
     told += feed(pipeline, range(480, 490))
     raised, cleared = [one for one in told if one["kind"] == "frozen"]
     for one in (raised, cleared):
-        schema_of_alerts.validate(one)
+        schema.validate(one)
     assert (raised["event"], cleared["event"]) == ("raised", "cleared")
     assert raised["message"].startswith("pump/a: a has not changed for ")
     assert raised["message"].endswith(" s, and is stuck at 0.25")
@@ -373,11 +365,11 @@ def test_a_value_that_no_longer_changes_is_an_alert_of_its_own_until_it_changes(
     assert pipeline.streams["pump/a"].detector.budget.events == len(counted)  # the frozen one is not
 
 
-def test_a_stream_on_hold_needs_no_encoder_and_names_its_view(make, schema_of_alerts):
+def test_a_stream_on_hold_needs_no_encoder_and_names_its_view(make, schema):
     pipeline = make(TIMED + "\n    mode: hold")
     feed(pipeline, range(400))
     raised = feed(pipeline, range(400, 440), lambda i: {"a": 6.0 + quiet(i)["a"]})[0]
-    schema_of_alerts.validate(raised)
+    schema.validate(raised)
     assert raised["evidence"]["view"] == "joint"
     assert raised["evidence"]["parts"][0]["name"] == "a"
     assert raised["evidence"]["nearest"]

@@ -5,11 +5,9 @@ import json
 import math
 import random
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pytest
-from jsonschema import Draft202012Validator, FormatChecker
 
 from agent import replay as module
 from agent.adapters.recording import line_of
@@ -21,7 +19,6 @@ from agent.replay import replay
 
 START = 1_700_000_000
 LENGTH = 800
-SCHEMA = Path(__file__).parents[1] / "docs" / "schemas" / "alert-v1.json"
 
 
 def reading(i, device="a"):
@@ -258,10 +255,9 @@ def test_scores_are_a_table_with_one_row_for_each_decision(recording, configurat
     assert 450 <= firing[0] <= 452
 
 
-def test_alerts_are_lines_of_json_that_follow_the_schema(recording, configuration, tmp_path):
+def test_alerts_are_lines_of_json_that_follow_the_schema(recording, configuration, tmp_path, schema):
     path = tmp_path / "alerts.jsonl"
     summary = replay(recording, configuration, alerts=path)
-    schema = Draft202012Validator(json.loads(SCHEMA.read_text()), format_checker=FormatChecker())
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert found == summary.alerts
     assert {alert["event"] for alert in found} == {"raised", "cleared"}

@@ -538,15 +538,15 @@ class DetectorBank:
             return 0
         assert detector.lanes is not None
         first, last = detector.lanes
-        left = self._take_out(detector, [one.marked(first, last, accepted.mark) for one in self._references])
+        joint = detector.joint
+        leaving = [one.marked(first, last, accepted.mark) for one in self._references]
+        left = self._take_out(detector, leaving, None if joint is None else joint.marked(accepted.mark))
         for row in np.unique(accepted.rows):
             self._calibration.remove(first * len(self.views) + int(row), accepted.scores[accepted.rows == row])
         narrowed(self._low[first:last], accepted.low)
         narrowed(self._high[first:last], accepted.high)
         detector.quarantine.forget(alert)
-        if detector.joint is not None:
-            return detector.joint.forget(accepted.mark)
-        return int(left.max(initial=0))
+        return int(left.max(initial=0)) if joint is None else joint.forget(accepted.mark)
 
     def forget_span(self, detector: StreamDetector, begin: float, end: float) -> int:
         """Take the windows of a time span out of the references, and those that wait; return how many.
@@ -556,9 +556,8 @@ class DetectorBank:
         assert detector.lanes is not None
         first, last = detector.lanes
         joint = detector.joint
-        if joint is not None and len(joint.entries) - int(joint.within(begin, end).sum()) < MIN_REFERENCES:
-            raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay")
-        left = self._take_out(detector, [one.within(first, last, begin, end) for one in self._references])
+        leaving = [one.within(first, last, begin, end) for one in self._references]
+        left = self._take_out(detector, leaving, None if joint is None else joint.within(begin, end))
         low, high = whole_seconds(np.array([begin, end]))
         for one in detector.waiting:
             if low <= whole_seconds(np.array(one.at)) <= high:
@@ -566,14 +565,18 @@ class DetectorBank:
                 one.admitted[:] = False
         return int(left.max(initial=0)) if joint is None else joint.forget_span(begin, end)
 
-    def _take_out(self, detector: StreamDetector, leaving: list[Bools]) -> I64:
-        """Take references out, bool [lanes, size] for each view; return how many left, int64 [lanes, views]."""
+    def _take_out(self, detector: StreamDetector, leaving: list[Bools], joint: Bools | None) -> I64:
+        """Take references out, bool [lanes, size] for each view; return how many left, int64 [lanes, views].
+
+        Raises TooFewLeftError, and then changes nothing. `joint` bool [entries] will leave the joint view: its caller
+        takes them out.
+        """
         assert detector.lanes is not None
         first, last = detector.lanes
         left: I64 = np.stack([one.sum(axis=1) for one in leaving], axis=1)
         count = np.stack([one.count[first:last] for one in self._references], axis=1)
         told, would = (count >= MIN_REFERENCES).any(axis=1), (count - left >= MIN_REFERENCES).any(axis=1)
-        if (told & ~would).any():
+        if (told & ~would).any() or (joint is not None and int((~joint).sum()) < MIN_REFERENCES):
             raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay in each channel")
         for reference, one in zip(self._references, leaving, strict=True):
             reference.remove(first, one)

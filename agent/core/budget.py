@@ -11,6 +11,8 @@ from collections import OrderedDict
 from math import log10
 from typing import Any, Final
 
+import msgspec
+
 from agent.core.types import Budget, Mode
 
 STEP: Final = 0.3  # a factor of two in p-value
@@ -24,12 +26,7 @@ LEAST_SHARE: Final = 0.5  # of the rate's own logarithm, and of the threshold: l
 
 def share(budget: Budget, streams: int) -> Budget:
     """Return what each of so many streams gets of a budget for all of them."""
-    return Budget(
-        count=budget.count / streams,
-        per_s=budget.per_s,
-        per_decisions=budget.per_decisions,
-        text=f"{budget.text} for all streams",
-    )
+    return msgspec.structs.replace(budget, count=budget.count / streams, text=f"{budget.text} for all streams")
 
 
 class BudgetControl:
@@ -77,9 +74,9 @@ class BudgetControl:
         self.decisions += 1
         self.promised += self.rate
         self.events += raised
-        quiet = self._bounded(self.offset - STEP * self.rate)
-        self.offset = self._bounded(self.offset + STEP * (float(raised) - self.rate))
+        before, self.offset = self.offset, self._bounded(self.offset - STEP * self.rate)
         if raised:
+            quiet, self.offset = self.offset, self._bounded(before + STEP * (1.0 - self.rate))
             self._lifts[alert] = self.offset - quiet
             while len(self._lifts) > MAX_ALERTS:
                 self._lifts.popitem(last=False)

@@ -6,12 +6,12 @@ tail off and promise too much.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.core.lanes import Lanes, grown, kept
+from agent.core.lanes import LaneArrays, Lanes, kept
 from agent.core.types import F32, F64, I64
 
 I16 = npt.NDArray[np.int16]
@@ -68,10 +68,18 @@ def scores_of(ranked: I16) -> F64:
     return bits.view(np.float16).astype(np.float64)
 
 
-class Calibration:
+class Calibration(LaneArrays):
     """The last raw scores of each row (a lane's view) as `ranks`, and the tail fitted to them."""
 
-    _STATE: Final = ("scores", "count", "head", "since_fit", "threshold", "shape", "scale")
+    _BLANK: ClassVar = {
+        "scores": _EMPTY,
+        "count": 0,
+        "head": 0,
+        "since_fit": REFIT_EVERY,
+        "threshold": np.inf,
+        "shape": 0.0,
+        "scale": 1.0,
+    }
 
     def __init__(self, size: int = CALIBRATION_SIZE) -> None:
         self.size = size
@@ -82,14 +90,6 @@ class Calibration:
         self.threshold: F64 = np.zeros(0)
         self.shape: F64 = np.zeros(0)
         self.scale: F64 = np.zeros(0)
-
-    def make_room(self, first: int, last: int) -> None:
-        """Begin rows `first` to `last`, without a past."""
-        empty = (_EMPTY, 0, 0, REFIT_EVERY, np.inf, 0.0, 1.0)
-        for name, value in zip(self._STATE, empty, strict=True):
-            array = grown(getattr(self, name), last)
-            array[first:last] = value
-            setattr(self, name, array)
 
     def p_values(self, rows: Lanes, raw_scores: F32) -> F64:
         """Return the share of past scores at least as high, float64 [rows]; NaN before MIN_SCORES or for NaN."""
@@ -163,16 +163,15 @@ class Calibration:
 
     def snapshot(self, first: int, last: int) -> dict[str, Any]:
         """Return the scores and the fitted tails of rows `first` to `last`."""
-        state = {name: getattr(self, name)[first:last].copy() for name in self._STATE}
+        state = super().snapshot(first, last)
         state["scores"] = state["scores"][:, : int(state["count"].max(initial=0))]
         return state
 
     def restore(self, first: int, state: dict[str, Any]) -> None:
         """Take them up again."""
-        rows = len(state["count"])
-        for name in self._STATE[1:]:
-            getattr(self, name)[first : first + rows] = state[name]
-        self.scores[first : first + rows, : state["scores"].shape[1]] = state["scores"]
+        scores = np.full((len(state["count"]), self.size), _EMPTY, np.int16)
+        scores[:, : state["scores"].shape[1]] = state["scores"]
+        super().restore(first, {**state, "scores": scores})
 
     def remove(self, row: int, raw_scores: F32) -> None:
         """Forget one past score of a row for each of `raw_scores` that is still remembered, the newest such."""

@@ -97,7 +97,7 @@ class StreamDetector:
                 return arrival, None
             self._refresh()
             return arrival, WarmUp(self, sample.at)
-        if grid.period_s != self._period_s:  # the sender has become slower
+        if grid.period_s not in {None, self._period_s}:  # the sender has become slower
             self._set_rate()
         if self._since_decision < self.settings.stride:
             return arrival, None

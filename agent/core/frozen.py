@@ -6,11 +6,11 @@ p-value of its own, a conformal rank among past runs (Vovk et al. 2005), with a 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import ClassVar, Final
 
 import numpy as np
 
-from agent.core.lanes import grown
+from agent.core.lanes import LaneArrays
 from agent.core.types import F32, F64, I64, Bools
 
 BINS_PER_DOUBLING: Final = 4
@@ -21,21 +21,14 @@ MIN_RUNS: Final = 16  # a channel that has changed less often than this has no u
 _MEMORY_RUNS: Final = 8192.0  # when so many are counted, all count half
 
 
-class FrozenValues:
+class FrozenValues(LaneArrays):
     """The runs of equal values of each lane: the one that lasts, and a histogram of those that ended."""
 
-    _STATE: Final = ("run", "ended")
+    _BLANK: ClassVar = {"run": 0, "ended": 0.0}
 
     def __init__(self) -> None:
         self.run: I64 = np.zeros(0, np.int64)  # rows for which the newest value has been the same
         self.ended: F32 = np.zeros((0, _BINS), np.float32)  # by length, geometric bins
-
-    def make_room(self, first: int, last: int) -> None:
-        """Begin lanes `first` to `last`, without a past."""
-        for name in self._STATE:
-            array = grown(getattr(self, name), last)
-            array[first:last] = 0
-            setattr(self, name, array)
 
     def follow(self, index: I64, tails: F32, rows: int) -> None:
         """Take the newest `rows` points of the lanes `index`; `tails` float32 [lanes, points] ends with them.
@@ -71,15 +64,6 @@ class FrozenValues:
         p = (at_least + 1.0) / (count + 1.0) * np.where(at_least > 0, 1.0, beyond)
         usual: Bools = (run < MIN_RUN) | (count < MIN_RUNS)
         return np.where(usual, 1.0, p)
-
-    def snapshot(self, first: int, last: int) -> dict[str, Any]:
-        """Return the runs of lanes `first` to `last`."""
-        return {name: getattr(self, name)[first:last].copy() for name in self._STATE}
-
-    def restore(self, first: int, state: dict[str, Any]) -> None:
-        """Take them up again."""
-        for name in self._STATE:
-            getattr(self, name)[first : first + len(state[name])] = state[name]
 
 
 def _bin(length: I64) -> I64:

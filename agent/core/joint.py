@@ -14,8 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from agent.core.preprocess import CLIP
 from agent.core.quarantine import MAX_ALERTS, MAX_WINDOWS
 from agent.core.reference import HOLD_ABOVE_Z
+from agent.core.scoring import SCORERS, ScoreMethod
 from agent.core.types import F32, F64, Bools
 
 NEWEST: Final = 4  # values of each channel
@@ -28,11 +30,9 @@ HELD_OUT: Final = 1 / 3  # of the warm-up, around a window: its novelty is that 
 MANY_CHANNELS: Final = 64  # with more, only the statistics: the covariance would not be known
 MOMENT_MEMORY: Final = 0.002  # 500 decisions
 MOMENTS_BELOW_Z: Final = 3.0  # what is stranger says nothing about what is usual
-_CLIP: Final = 8.0
 _STATISTIC_WEIGHT: Final = 0.5
 _STD_OFFSET: Final = 0.1
 _LEAST_VARIANCE: Final = 1e-4
-_NOTHING: Final = 1e-3
 _MOST_Z: Final = 30.0
 
 
@@ -69,7 +69,7 @@ def joint_features(tail: F32, centre: F64, spread: F64) -> F64:
         _STATISTIC_WEIGHT * np.arcsinh(mean) * sqrt(STATISTIC_ROWS),
         _STATISTIC_WEIGHT * 2.0 * np.log(deviation + _STD_OFFSET),
     ]
-    newest = [] if len(tail) > MANY_CHANNELS else list(np.clip(np.arcsinh(scaled[:, -NEWEST:]), -_CLIP, _CLIP).T)
+    newest = [] if len(tail) > MANY_CHANNELS else list(np.clip(np.arcsinh(scaled[:, -NEWEST:]), -CLIP, CLIP).T)
     return np.asarray(np.stack([*newest, *statistics], axis=1).reshape(-1), np.float64)
 
 
@@ -123,21 +123,20 @@ class JointReference:
         self.times = times[ROWS - 1 :][whole][-self.size :].astype(np.float64)
         self.marks = np.zeros(len(kept), np.uint8)
         self.head = len(kept) % self.size
-        raw = self._held_out(white)
+        raw = self._held_out(white).astype(np.float64)
         self.moments = np.array([raw.mean(), max(float(raw.var()), _LEAST_VARIANCE)])
         self.recent[:] = 0.0
 
-    def _held_out(self, white: F32) -> F64:
+    def _held_out(self, white: F32) -> F32:
         order = np.arange(len(white))
         norms = np.square(white).sum(axis=1)
         squared = np.maximum(norms[:, None] + norms[None, :] - 2.0 * (white @ white.T), 0.0)
         squared[np.abs(order[:, None] - order[None, :]) < HELD_OUT * len(white)] = np.inf
-        return np.array([self._raw(one) for one in squared])
+        fewest = max(1, int(np.isfinite(squared).sum(axis=1).min()))
+        return self._raw(squared, min(self.neighbours, fewest))
 
-    def _raw(self, squared: F32) -> float:
-        count = min(self.neighbours, max(1, int(np.isfinite(squared).sum())))
-        nearest = np.partition(squared, count - 1)[:count]
-        return float(np.log(np.sqrt(nearest).mean() + _NOTHING))
+    def _raw(self, squared: F32, neighbours: int) -> F32:
+        return SCORERS[ScoreMethod.DISTANCE](squared, neighbours, np.ones(1, np.float32))
 
     def embed(self, tail: F32) -> F32:
         """Return the whitened vector of the newest row, float32 [dim]; what is missing is as usual."""
@@ -154,7 +153,7 @@ class JointReference:
         entries = self.entries.astype(np.float32)
         difference = entries - white
         squared = np.einsum("nd,nd->n", difference, difference)
-        raw = self._raw(squared)
+        raw = float(self._raw(squared[None], self.neighbours)[0])
         mean, variance = self.moments
         z = (raw - mean) / sqrt(variance)
         if z <= MOMENTS_BELOW_Z:

@@ -6,7 +6,7 @@ A stream's lanes lie side by side, so most work needs only views; what is scatte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -47,6 +47,28 @@ class Lanes(msgspec.Struct, frozen=True):
                 last = min(first + most, stop)
                 yield row, slice(first, last)
                 row += last - first
+
+
+class LaneArrays:
+    """Arrays with a row for each lane (or for each lane and view) as attributes; `_BLANK`: what begins in a new row."""
+
+    _BLANK: ClassVar[dict[str, float]]
+
+    def make_room(self, first: int, last: int) -> None:
+        """Begin rows `first` to `last`, without a past."""
+        for name, value in self._BLANK.items():
+            array = grown(getattr(self, name), last)
+            array[first:last] = value
+            setattr(self, name, array)
+
+    def snapshot(self, first: int, last: int) -> dict[str, Any]:
+        """Return copies of rows `first` to `last`."""
+        return {name: getattr(self, name)[first:last].copy() for name in self._BLANK}
+
+    def restore(self, first: int, state: dict[str, Any]) -> None:
+        """Take rows up again, from `first` on."""
+        for name in self._BLANK:
+            getattr(self, name)[first : first + len(state[name])] = state[name]
 
 
 def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:

@@ -6,12 +6,12 @@ output quantization, so nothing is lost. Distances are exact in the quantized sp
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.core.lanes import Lanes, grown, kept
+from agent.core.lanes import LaneArrays, Lanes, grown, kept
 from agent.core.types import F32, F64, I64, Bools, Mode, Settings
 
 I8 = npt.NDArray[np.int8]
@@ -38,7 +38,7 @@ class ReferenceSettings(Settings, frozen=True):
     warm_up: int = 600
 
 
-class AdmissionPolicy:
+class AdmissionPolicy(LaneArrays):
     """Who may enter the reference, decided for each row (a lane's view) from how odd it looked.
 
     `adapt` refuses what lies beyond z = 4 until refusals become the rule; `hold` refuses anything above z = 0.5 and
@@ -49,7 +49,7 @@ class AdmissionPolicy:
     enters costs 1. Where things are as usual a sixth of the windows is above z = 1, and nothing is held up.
     """
 
-    _STATE: Final = ("mean", "variance", "refusal_rate", "refused_run", "credit")
+    _BLANK: ClassVar = {"mean": 0.0, "variance": 1.0, "refusal_rate": 0.0, "refused_run": 0, "credit": RENEWAL_BURST}
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
@@ -58,13 +58,6 @@ class AdmissionPolicy:
         self.refusal_rate: F64 = np.zeros(0)
         self.refused_run: I64 = np.zeros(0, np.int64)
         self.credit: F64 = np.zeros(0)  # windows
-
-    def make_room(self, first: int, last: int) -> None:
-        """Begin rows `first` to `last`, with moments yet to be primed."""
-        for name, value in zip(self._STATE, (0.0, 1.0, 0.0, 0, RENEWAL_BURST), strict=True):
-            array = grown(getattr(self, name), last)
-            array[first:last] = value
-            setattr(self, name, array)
 
     def prime(self, row: int, raw_scores: F32) -> None:
         """Start the moments from a warm-up's scores."""
@@ -101,15 +94,6 @@ class AdmissionPolicy:
         admitted &= ~limited | (credit >= 1.0)
         self.credit[rows] = credit - (admitted & limited)
         return admitted, run % GUARD_SAMPLES <= 1
-
-    def snapshot(self, first: int, last: int) -> dict[str, Any]:
-        """Return the moments of rows `first` to `last`, and what is being refused."""
-        return {name: getattr(self, name)[first:last].copy() for name in self._STATE}
-
-    def restore(self, first: int, state: dict[str, Any]) -> None:
-        """Take them up again."""
-        for name in self._STATE:
-            getattr(self, name)[first : first + len(state[name])] = state[name]
 
 
 class Workspace:

@@ -6,13 +6,14 @@ be told without the calendar. It needs the length of a season, stated, and three
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from agent.core.calibration import Calibration
-from agent.core.lanes import Lanes, grown
-from agent.core.scoring import nearest_distance
+from agent.core.lanes import LaneArrays, Lanes
+from agent.core.preprocess import CLIP
+from agent.core.scoring import SCORERS, ScoreMethod
 from agent.core.types import F32, F64, I64, Bools
 
 SEASONS: Final = 3  # of the past that are compared
@@ -22,17 +23,15 @@ _SHIFTS: Final = np.arange(-2, 3)  # slots by which the same time may come early
 _HOUR_S: Final = 3600.0  # daylight-saving time begins or ends
 _NEIGHBOURS: Final = 3
 _CALIBRATION_SIZE: Final = 1024
-_CLIP: Final = 8.0
-_NOTHING: Final = 1e-3
 
 
-class Season:
+class Season(LaneArrays):
     """Means of the last seasons in slots, for each lane, and the p-value of how the newest window differs from them.
 
     All streams of a bank have the same season, but slots of their own length: a whole number of grid steps.
     """
 
-    _STATE: Final = ("ring", "sums", "counts", "slot", "score")
+    _BLANK: ClassVar = {"ring": np.nan, "sums": 0.0, "counts": 0, "slot": -1, "score": np.nan}
 
     def __init__(self, season_s: float) -> None:
         self.season_s = season_s
@@ -46,15 +45,12 @@ class Season:
 
     def make_room(self, first: int, last: int) -> None:
         """Begin lanes `first` to `last`, without a past."""
-        for name, value in zip(self._STATE, (np.nan, 0.0, 0, -1, np.nan), strict=True):
-            array = grown(getattr(self, name), last)
-            array[first:last] = value
-            setattr(self, name, array)
+        super().make_room(first, last)
         self._calibration.make_room(first, last)
 
-    def slots(self, period_s: float) -> int:
-        """Return how many slots a season has for a stream with this period."""
-        return int(min(MAX_SLOTS, max(LENGTH, self.season_s // period_s)))
+    def slots(self, period_s: F64) -> I64:
+        """Return how many slots a season has for streams with these periods."""
+        return np.clip(self.season_s // period_s, LENGTH, MAX_SLOTS).astype(np.int64)
 
     def fill(self, first: int, last: int, rows: F32, ends_at: float, period_s: float) -> None:
         """Take a warm-up's rows, float32 [rows, lanes], NaN where missing; the last one is of `ends_at`."""
@@ -70,7 +66,7 @@ class Season:
         `at` and `period_s` float64 [lanes]; `scale` float32 [lanes, 2] is centre and spread. The score is that of the
         last whole slot.
         """
-        slots = np.clip(self.season_s // period_s, LENGTH, MAX_SLOTS).astype(np.int64)
+        slots = self.slots(period_s)
         slot = np.floor(at / (self.season_s / slots)).astype(np.int64)
         over = (slot != self.slot[index]) & (self.slot[index] >= 0)
         if over.any():
@@ -114,14 +110,14 @@ class Season:
         whole: Bools = (~unknown).any(axis=2).all(axis=1)
         raw = np.full(len(index), np.nan, np.float32)
         if whole.any():
-            near = nearest_distance(squared[whole].reshape(int(whole.sum()), -1), _NEIGHBOURS)
-            raw[whole] = np.log(near + np.float32(_NOTHING))
+            near = squared[whole].reshape(int(whole.sum()), -1)
+            raw[whole] = SCORERS[ScoreMethod.DISTANCE](near, _NEIGHBOURS, np.ones(1, np.float32))
         return raw
 
     def _scaled(self, values: F32, scale: F32) -> F32:
         shape = (len(scale),) + (1,) * (values.ndim - 1)
         scaled = (values - scale[:, 0].reshape(shape)) / scale[:, 1].reshape(shape)
-        return np.asarray(np.clip(np.arcsinh(scaled), -_CLIP, _CLIP), np.float32)
+        return np.asarray(np.clip(np.arcsinh(scaled), -CLIP, CLIP), np.float32)
 
     @property
     def lane_bytes(self) -> int:
@@ -130,11 +126,9 @@ class Season:
 
     def snapshot(self, first: int, last: int) -> dict[str, Any]:
         """Return the slots of lanes `first` to `last`."""
-        state: dict[str, Any] = {name: getattr(self, name)[first:last].copy() for name in self._STATE}
-        return {**state, "calibration": self._calibration.snapshot(first, last)}
+        return {**super().snapshot(first, last), "calibration": self._calibration.snapshot(first, last)}
 
     def restore(self, first: int, state: dict[str, Any]) -> None:
         """Take them up again."""
-        for name in self._STATE:
-            getattr(self, name)[first : first + len(state[name])] = state[name]
+        super().restore(first, state)
         self._calibration.restore(first, state["calibration"])
