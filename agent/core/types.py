@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+U8: TypeAlias = npt.NDArray[np.uint8]
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 I64: TypeAlias = npt.NDArray[np.int64]
@@ -78,6 +79,13 @@ class Sample(msgspec.Struct, frozen=True):
 
     at: float
     values: dict[str, float]
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One picture of a stream as its encoder takes it: RGB, uint8 [height, width, 3]."""
+
+    at: float
+    pixels: U8
 
 
 class Assessment(msgspec.Struct, frozen=True):
