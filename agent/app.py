@@ -24,13 +24,14 @@ from agent.bundle import find_bundle
 from agent.commands import Commander
 from agent.config import NO_ENCODER, Configuration, default_agent_id
 from agent.core.types import StreamPhase
-from agent.pipeline import Outcome, Pipeline, Stream
+from agent.pipeline import Outcome, Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage
+    from agent.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def save_all(store: Store, pipeline: Pipeline) -> None:
 
 def save(store: Store, stream: Stream) -> None:
     """Write a stream's snapshot."""
-    store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
+    store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
 
 
 class Agent(MqttEvents):
@@ -457,8 +458,8 @@ class Agent(MqttEvents):
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
         for stream in self.pipeline.streams.values():
-            telemetry.reference_size.labels(stream.name).set(stream.bank.reference_size(stream.detector))
-            budget = stream.detector.budget
+            telemetry.reference_size.labels(stream.name).set(stream.reference_fill)
+            budget = stream.budget
             telemetry.budget_rate.labels(stream.name).set(budget.rate)
             telemetry.budget_promised.labels(stream.name).set(budget.promised)
             telemetry.budget_observed.labels(stream.name).set(budget.events)

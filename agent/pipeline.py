@@ -6,32 +6,29 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
-from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
 
-from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
+from agent.adapters.payload import PayloadRejected, RejectReason
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, frozen, silence, timestamp
+from agent.alert_message import encode, evidence, frozen, silence
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
-from agent.core.quiet import QuietHours
 from agent.core.reference import Workspace
-from agent.core.types import Assessment, Mode, Sample, StreamPhase
+from agent.core.types import Assessment, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
+from agent.stream import SensorStream, Stream, alert_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agent.adapters.mqtt import Topics
     from agent.config import Configuration, StreamSettings
-    from agent.core.alerting import AlertSettings
     from agent.core.budget import BudgetControl
-    from agent.core.types import Budget
     from agent.ports import Encoder, InboundMessage, Observer
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
@@ -40,114 +37,12 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 5
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
     Arrival.SURPLUS: RejectReason.SURPLUS,
     Arrival.NO_CHANNEL: RejectReason.NO_CHANNEL,
 }
-
-
-class Stream:
-    """One concrete topic being watched."""
-
-    def __init__(
-        self,
-        name: str,
-        topic: str,
-        settings: StreamSettings,
-        encoder: Encoder | None,
-        bank: DetectorBank,
-        agent: str,
-        max_bytes: int,
-    ) -> None:
-        self.name, self.topic, self.settings, self.encoder, self.bank = name, topic, settings, encoder, bank
-        self.decode = make_decoder(settings, max_bytes)
-        self.own_time = settings.time is not None
-        self.detector = bank.detector(settings.channels)
-        once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
-        quiet = quiet_hours(settings.alert)
-        self.alerts = {
-            kind: AlertMachine(how, agent=agent, stream=name, kind=kind, quiet=quiet)
-            for kind, how in (
-                (AlertKind.ANOMALY, settings.alert),
-                (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
-                (AlertKind.SILENT, once),
-            )
-        }
-        self.turns = 0  # of the grid, at the last decision
-        self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
-        self.heard_elapsed_s: float | None = None
-        self.heard_at = 0.0
-        self.assessment: Assessment | None = None
-        self._share: Budget | None = None  # of the agent's budget
-
-    def take_share(self, budget: Budget) -> None:
-        """Promise this stream's share of the agent's budget."""
-        self._share = budget
-        self.detector.budget.change(budget)
-
-    @property
-    def phase(self) -> StreamPhase:
-        """Return the stream's phase; silence wins."""
-        silent = self.alerts[AlertKind.SILENT].state is AlertState.FIRING
-        return StreamPhase.SILENT if silent else self.detector.phase
-
-    @property
-    def bytes(self) -> int:
-        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
-
-    def relearn(self) -> None:
-        """Begin anew, as if never seen: all that was learnt is given up."""
-        self.bank.release(self.detector)
-        self.detector = self.bank.detector(self.settings.channels)
-        self.turns, self.pending_row, self.assessment = 0, None, None
-        if self._share is not None:
-            self.detector.budget.change(self._share)
-
-    @property
-    def signature(self) -> dict[str, Any]:
-        """Return what a snapshot must agree with to be resumed."""
-        encoder = self.encoder
-        settings = self.settings
-        return {
-            "schema": SNAPSHOT_SCHEMA,
-            "runtime": encoder.runtime if encoder else "",
-            # With the grid on which embeddings are kept: a float model's is not its own.
-            "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
-            "channels": list(settings.channels),
-            "period_s": settings.period_s,
-            "season_s": settings.season_s,
-            "spacing": settings.spacing.value,
-            "counters": sorted(settings.counters),
-            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
-            "stride": settings.stride,
-            "size": settings.reference.size,
-            "method": settings.score.method.value,
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Return the payload of the stream's state topic."""
-        detector, anomaly = self.detector, self.alerts[AlertKind.ANOMALY]
-        left = detector.learning_left
-        period = detector.grid.period_s
-        assessment = self.assessment
-        return {
-            "phase": self.phase,
-            "learning_left_s": None if period is None else round(left * period, 1),
-            "alert": anomaly.state,
-            "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
-            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
-            "score": round(assessment.score, 3) if assessment else None,
-            "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
-            "reference_fill": self.bank.reference_size(detector),
-            "encoder": self.encoder.name if self.encoder else None,
-            "channels": detector.grid.channels,
-            "channels_ignored": detector.grid.ignored_channels,
-            "period_s": period,
-        }
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -169,11 +64,11 @@ class Outcome(msgspec.Struct):
 class Tap(Protocol):
     """Who looks on in a replay, for a report: nobody in the daemon."""
 
-    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+    def sampled(self, stream: SensorStream, sample: Sample, arrival: Arrival) -> None:
         """See what became of a reading."""
         ...
 
-    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+    def decided(self, stream: SensorStream, due: Due, found: Assessment, threshold: float) -> None:
         """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
         ...
 
@@ -204,7 +99,7 @@ class Pipeline:
         self._refused: set[str] = set()
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
-        self._pending: list[tuple[Stream, Due, float]] = []
+        self._pending: list[tuple[SensorStream, Due, float]] = []
         self._pending_lanes = 0
         self.tap: Tap | None = None
 
@@ -218,15 +113,16 @@ class Pipeline:
                     continue
                 if message.retained and not stream.own_time:
                     raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
-                for sample in stream.decode(message.payload, message.received_at):
-                    self._push(stream, sample, message.received_at, outcome)
+                if isinstance(stream, SensorStream):
+                    for sample in stream.decode(message.payload, message.received_at):
+                        self._push(stream, sample, message.received_at, outcome)
                 self._heard(stream, message.received_at, message.elapsed_s, outcome)
             except PayloadRejected as rejection:
                 self._observer.rejected(message.topic, rejection.reason.value)
         self._flush(outcome)
         return outcome
 
-    def process_sample(self, stream: Stream, sample: Sample) -> Outcome:
+    def process_sample(self, stream: SensorStream, sample: Sample) -> Outcome:
         """Take one sample that needs no decoding."""
         outcome = Outcome([], [], [])
         self._push(stream, sample, sample.at, outcome)
@@ -310,11 +206,10 @@ class Pipeline:
         encoder = self._encoders.get(settings.encoder_name)
         agent = self._configuration.agent
         bank = self._bank(settings, encoder)
-        stream = Stream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
+        stream = SensorStream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
-            bank.restore(stream.detector, saved)
-            stream.turns = stream.detector.grid.turns
+            stream.restore(saved)
         return stream
 
     def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
@@ -339,7 +234,7 @@ class Pipeline:
                 self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
-    def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
+    def _push(self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
         if self.tap is not None:
             self.tap.sampled(stream, sample, arrival)
@@ -361,7 +256,7 @@ class Pipeline:
         if len(self._pending) >= MAX_PENDING or self._pending_lanes >= MAX_PENDING_LANES:
             self._flush(outcome)
 
-    def _begin(self, stream: Stream, warm_up: WarmUp) -> None:
+    def _begin(self, stream: SensorStream, warm_up: WarmUp) -> None:
         """Embed a warm-up and let its stream become active."""
         for part in stream.bank.warm_up(warm_up):
             if part.view.encoded:
@@ -376,7 +271,7 @@ class Pipeline:
             return
         pending, self._pending, self._pending_lanes = self._pending, [], 0
         dues: dict[int, list[Due]] = {}
-        streams: dict[int, Stream] = {}
+        streams: dict[int, SensorStream] = {}
         for stream, due, _ in pending:
             stream.pending_row = None
             dues.setdefault(id(stream.bank), []).append(due)
@@ -405,7 +300,9 @@ class Pipeline:
                 batch.embeddings[view] = embedded[start:stop]
                 start = stop
 
-    def _decide(self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome) -> None:
+    def _decide(
+        self, stream: SensorStream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+    ) -> None:
         detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         stream.assessment = assessment
         if due.turns != stream.turns:
@@ -442,7 +339,7 @@ class Pipeline:
         self._decide_frozen(stream, due, assessment, received_at, outcome)
 
     def _decide_frozen(
-        self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+        self, stream: SensorStream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
     ) -> None:
         """Begin or end the alert of values that no longer change."""
         machine, score = stream.alerts[AlertKind.FROZEN], assessment.frozen_score
@@ -468,19 +365,18 @@ class Pipeline:
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
-        encoder = stream.encoder
         payload = encode(
             transition,
             agent=self._configuration.agent.id,
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=stream.detector.budget.budget.text,
+            budget=stream.budget.budget.text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
             score=score,
             found=found,
-            encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
+            encoder=stream.encoder_tag,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
         outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
@@ -490,23 +386,13 @@ class Pipeline:
     def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
         """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
         machine = stream.alerts[AlertKind.ANOMALY]
-        stream.detector.quarantine.release()
+        stream.release()
         transition = machine.end(ending)
         outcome.alerts.append(alert_row(stream, machine))
         if transition is not None:
-            threshold = stream.detector.budget.threshold
+            threshold = stream.budget.threshold
             score = None if stream.assessment is None else stream.assessment.score
             self._publish(stream, transition, now, outcome, None, score, threshold)
-
-
-def quiet_hours(settings: AlertSettings) -> QuietHours:
-    """Return the quiet hours of a stream."""
-    return QuietHours(settings.quiet_hours, ZoneInfo(settings.zone))
-
-
-def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
-    """Return the exact state of one of the stream's alerts, to be stored."""
-    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
 
 
 def judge(

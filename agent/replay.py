@@ -19,6 +19,7 @@ from agent.adapters.telemetry import SilentObserver
 from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.errors import RecordingError
 from agent.pipeline import Decided, Outcome, Pipeline
+from agent.stream import SensorStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +145,6 @@ def _rows(
 ) -> Iterator[tuple[int, Outcome]]:
     (settings,) = configuration.streams
     stream = pipeline.stream_of(settings.topic.replace("+", "replay").replace("#", "replay"))
-    assert stream is not None
+    assert isinstance(stream, SensorStream)
     for sample in read_csv(recording, time_column):
         yield 1, pipeline.process_sample(stream, sample)
