@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -47,13 +47,12 @@ class ScoreTopic(StrEnum):
     ALWAYS = "always"
 
 
-class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
-    """What to watch and how; one stream for each concrete topic that matches."""
+class SensorSettings(PayloadSettings, frozen=True, kw_only=True, tag_field="kind", tag="sensor"):
+    """Readings: what to watch and how; one stream for each concrete topic that matches."""
 
     name: str
     topic: str
     qos: int = 1
-    kind: str = "sensor"
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
@@ -88,6 +87,9 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
         )
 
 
+StreamSettings: TypeAlias = SensorSettings
+
+
 class MetricsSettings(Settings, frozen=True):
     """Where Prometheus finds us."""
 
@@ -114,19 +116,19 @@ class Configuration(Settings, frozen=True, kw_only=True):
 # What numbers must at least be.
 _LEAST: Final[dict[type, dict[str, int]]] = {
     AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
-    StreamSettings: {"stride": 1, "carry_limit": 0},
+    SensorSettings: {"stride": 1, "carry_limit": 0},
     ReferenceSettings: {"size": 100, "warm_up": 100},
     ScoreSettings: {"neighbours": 1},
     AlertSettings: {"after": 1, "clear_after": 1},
     BrokerSettings: {"receive_maximum": 1},
 }
 _MOST: Final[dict[type, dict[str, int]]] = {
-    StreamSettings: {"carry_limit": 1000},
+    SensorSettings: {"carry_limit": 1000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
 }
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
-    StreamSettings: ("period_s", "season_s"),
+    SensorSettings: ("period_s", "season_s"),
     SilenceSettings: ("after_s",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }
@@ -171,6 +173,8 @@ def _cross_check(builder: Builder) -> None:
                 )
             names.add(made.name)
             _check_stream(made, path, builder)
+            if isinstance(made, SensorSettings):
+                _check_sensor(made, path, builder)
         elif isinstance(made, BrokerSettings):
             try:
                 endpoint(made.url)
@@ -222,10 +226,14 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
     if "{" in stream.topic:
         complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
-    if stream.kind != "sensor":
-        complain("kind", "sensor", stream.kind, "other kinds are not in this version")
     if stream.qos not in (0, 1):
         complain("qos", "0 or 1", stream.qos)
+
+
+def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
+    def complain(key: str, expected: str, found: object, remedy: str = "") -> None:
+        builder.complain(f"{path}.{key}", expected, repr(found), remedy)
+
     if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
         complain("delimiter", "one character", stream.delimiter)
     for counter in stream.counters if stream.channels else ():

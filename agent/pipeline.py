@@ -414,7 +414,7 @@ def judge(
         odd = budget.odd(score, firing=firing) and (firing or may_begin)
         transition = machine.observe(at, odd=odd, leading=leading() if odd else "")
     raised = transition is not None and transition.event is AlertEvent.RAISED
-    budget.decide(raised=raised, alert=machine.id)
+    budget.decide(at, score, raised=raised, alert=machine.id)
     return transition
 
 

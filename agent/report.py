@@ -169,7 +169,7 @@ class Trial:
     """
 
     def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
-        self.control = BudgetControl(budget, mode)
+        self.control = BudgetControl(msgspec.structs.replace(alert, false_alarms=budget), mode)
         self.control.configure(interval_s)
         self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY, quiet=quiet_hours(alert))
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.core.types import Assessment, Budget
     from agent.ports import Encoder
 
-SNAPSHOT_SCHEMA: Final = 5
+SNAPSHOT_SCHEMA: Final = 6
 
 
 class Stream(ABC):
