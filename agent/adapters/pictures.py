@@ -35,6 +35,8 @@ MOST_PIXELS: Final = 150_000_000  # Pillow itself refuses more than 178,956,970
 _BASE64_STARTS: Final = (b"/9j/", b"iVBORw0KGg", b"UklGR", b"R0lGOD")  # how the four formats begin in base64
 _WHITE: Final = b" \t\r\n"
 _ORIENTATION: Final = 0x0112  # EXIF 2.32, table 4
+_SHARES: Final = {"WEBP": 0.25}  # of `max_pixels`: libwebp needs 16 bytes for each, the others 4 to 6
+_STRIP: Final = 16  # rows that are made at once of a picture that is far larger than needed
 _JPEG: Final = ("JPEG", "MPO")  # the second: JPEG with further pictures behind the first, as some cameras write it
 
 
@@ -142,13 +144,21 @@ class PictureDecoder:
     def _pixels(self, picture: Any, box: Region, ignored: Bools | None) -> U8:
         from PIL import Image  # noqa: PLC0415  an extra
 
-        left, top, right, bottom = box
-        part = (left * picture.width, top * picture.height, right * picture.width, bottom * picture.height)
+        left, right = _whole(box[0], box[2], picture.width)
+        top, bottom = _whole(box[1], box[3], picture.height)
+        if (left, top, right, bottom) != (0, 0, *picture.size):
+            picture = picture.crop((left, top, right, bottom))  # a filter would reach beyond it
         # Pillow's bilinear filter averages all that goes into a pixel; it is what encoders are calibrated with.
-        pixels = np.array(picture.resize(self._size, Image.Resampling.BILINEAR, box=part, reducing_gap=2.0))
+        pixels = np.array(picture.resize(self._size, Image.Resampling.BILINEAR))
         if ignored is not None:
             np.copyto(pixels, NEUTRAL, where=ignored[:, :, None])
         return pixels
+
+
+def _whole(begin: float, end: float, size: int) -> tuple[int, int]:
+    """Return the whole pixels between two shares of a side: from, to; at least one."""
+    first = min(round(begin * size), size - 1)
+    return first, max(round(end * size), first + 1)
 
 
 def picture_file(content: bytes) -> bytes:
@@ -170,7 +180,8 @@ def open_picture(content: bytes, max_pixels: int, needed: tuple[float, float] | 
     """Return the first picture of a file as Pillow's, RGB and upright. Raises PayloadRejected.
 
     Where `needed` (width, height) is given, a JPEG that is at least twice as large is decoded at a half, a quarter or
-    an eighth of its size. Colour profiles are not heeded.
+    an eighth of its size, and what is then at least four times as large is shrunk, to no less than twice. Colour
+    profiles are not heeded.
     """
     from PIL import Image  # noqa: PLC0415  an extra
 
@@ -189,14 +200,32 @@ def _load(content: bytes, max_pixels: int, needed: tuple[float, float] | None) -
     from PIL import Image  # noqa: PLC0415  an extra
 
     picture = Image.open(io.BytesIO(content), formats=FORMATS)
-    if picture.width * picture.height > max_pixels:
+    if picture.width * picture.height > max_pixels * _SHARES.get(picture.format, 1.0):
         raise PayloadRejected(RejectReason.TOO_LARGE)
     if needed is not None and picture.format in _JPEG:
-        width, height = (max(1, math.ceil(one)) for one in needed)
-        on_its_side = _orientation(picture) > 4  # noqa: PLR2004  5 to 8 swap rows and columns
-        picture.draft(None, (height, width) if on_its_side else (width, height))
+        picture.draft(None, _as_stored(needed, _orientation(picture)))
     picture.load()
-    return _upright(_rgb(picture), _orientation(picture))
+    orientation = _orientation(picture)  # of a PNG, known only now
+    width, height = _as_stored(needed, orientation) if needed is not None else picture.size
+    return _upright(_shrunk(picture, min(picture.width // width, picture.height // height) // 2), orientation)
+
+
+def _as_stored(upright: tuple[float, float], orientation: int) -> tuple[int, int]:
+    width, height = (max(1, math.ceil(one)) for one in upright)
+    return (height, width) if orientation > 4 else (width, height)  # noqa: PLR2004  5 to 8 swap rows and columns
+
+
+def _shrunk(picture: Any, factor: int) -> Any:
+    """Return a picture as RGB, each pixel the mean of `factor` x `factor`: strip by strip, to need less memory."""
+    from PIL import Image  # noqa: PLC0415  an extra
+
+    if factor <= 1:
+        return _rgb(picture)
+    made = Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+    for row in range(0, made.height, _STRIP):
+        bottom = min(picture.height, (row + _STRIP) * factor)
+        made.paste(_rgb(picture.crop((0, row * factor, picture.width, bottom))).reduce(factor), (0, row))
+    return made
 
 
 def _rgb(picture: Any) -> Any:
