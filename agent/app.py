@@ -18,11 +18,11 @@ from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
-from agent.adapters.tflite import installed_runtimes, load_encoder
+from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
 from agent.commands import Commander
-from agent.config import NO_ENCODER, Configuration, default_agent_id
+from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
 from agent.core.types import StreamPhase
 from agent.pipeline import Outcome, Pipeline
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from agent.errors import RefusedError
-    from agent.ports import Encoder, InboundMessage
+    from agent.ports import Encoder, InboundMessage, PictureEncoder
     from agent.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -50,21 +50,22 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder]:
+def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder | PictureEncoder]:
     """Return every encoder that the streams name. Raises BundleError.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    names = sorted({stream.encoder_name for stream in configuration.streams} - {NO_ENCODER})
-    loaded: dict[str, Encoder] = {}
-    for name in names:
+    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
+    loaded: dict[str, Encoder | PictureEncoder] = {}
+    for name, of_pictures in sorted(named - {(NO_ENCODER, False)}):
         bundle = find_bundle(name)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
         runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
-        loaded[name] = encoder = load_encoder(bundle, runtime, file)
+        load = load_picture_encoder if of_pictures else load_encoder
+        loaded[name] = encoder = load(bundle, runtime, file)
         if store is not None and chosen is None:
             store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
     return loaded

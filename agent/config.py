@@ -12,8 +12,11 @@ import msgspec
 
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
 from agent.adapters.payload import PayloadSettings, TimeSettings
-from agent.core.alerting import AlertSettings, SilenceSettings
+from agent.adapters.pictures import PictureSettings, picture_problems
+from agent.core.alerting import AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
+from agent.core.picture_patches import Position
+from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Budget, Duration, Mode, Settings, Size
@@ -87,7 +90,41 @@ class SensorSettings(PayloadSettings, frozen=True, kw_only=True, tag_field="kind
         )
 
 
-StreamSettings: TypeAlias = SensorSettings
+class PictureAlertSettings(AlertSettings, frozen=True):
+    """When an odd picture becomes an alert: at once, for a defect is in one picture only."""
+
+    after: int = 1
+
+
+class ImageSettings(PictureSettings, frozen=True, kw_only=True, tag_field="kind", tag="image"):
+    """Pictures: what to watch and how; one stream for each concrete topic that matches."""
+
+    name: str
+    topic: str
+    qos: int = 1
+    every_s: Duration | None = None
+    encoder: str = "efficientnet-lite0"
+    mode: Mode = Mode.ADAPT
+    position: Position = Position.ANYWHERE
+    adapt_after_s: Duration = 0.0
+    reference: PictureReferenceSettings = PictureReferenceSettings()
+    alert: PictureAlertSettings = PictureAlertSettings()
+    silence: SilenceSettings = SilenceSettings()
+    score_topic: ScoreTopic = ScoreTopic.NEVER
+
+    @property
+    def encoder_name(self) -> str:
+        """Return the encoder that is used."""
+        return self.encoder
+
+    def detector(self) -> PictureDetectorSettings:
+        """Return the part that the core needs."""
+        return PictureDetectorSettings(
+            mode=self.mode, position=self.position, adapt_after_s=self.adapt_after_s, reference=self.reference
+        )
+
+
+StreamSettings: TypeAlias = SensorSettings | ImageSettings
 
 
 class MetricsSettings(Settings, frozen=True):
@@ -118,17 +155,21 @@ _LEAST: Final[dict[type, dict[str, int]]] = {
     AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
     SensorSettings: {"stride": 1, "carry_limit": 0},
     ReferenceSettings: {"size": 100, "warm_up": 100},
+    PictureReferenceSettings: {"size": 100, "warm_up": 40},
     ScoreSettings: {"neighbours": 1},
     AlertSettings: {"after": 1, "clear_after": 1},
+    PictureAlertSettings: {"after": 1, "clear_after": 1},
     BrokerSettings: {"receive_maximum": 1},
 }
 _MOST: Final[dict[type, dict[str, int]]] = {
     SensorSettings: {"carry_limit": 1000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
+    PictureReferenceSettings: {"size": 5000},
 }
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
     SensorSettings: ("period_s", "season_s"),
+    ImageSettings: ("every_s",),
     SilenceSettings: ("after_s",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }
@@ -166,7 +207,7 @@ def _cross_check(builder: Builder) -> None:
     """Look at what types cannot say, in every part that could be built."""
     names: set[str] = set()
     for path, made in list(builder.made.items()):
-        if isinstance(made, StreamSettings):
+        if isinstance(made, SensorSettings | ImageSettings):
             if made.name in names:
                 builder.complain(
                     f"{path}.name", "a name that no other stream has", repr(made.name), "rename one of them"
@@ -175,6 +216,8 @@ def _cross_check(builder: Builder) -> None:
             _check_stream(made, path, builder)
             if isinstance(made, SensorSettings):
                 _check_sensor(made, path, builder)
+            else:
+                _check_images(made, path, builder)
         elif isinstance(made, BrokerSettings):
             try:
                 endpoint(made.url)
@@ -241,6 +284,19 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
             complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")
     if stream.reference.warm_up > stream.reference.size:
         complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
+
+
+def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
+    for problem in picture_problems(stream):
+        builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
+    if stream.reference.warm_up > stream.reference.size:
+        builder.complain(
+            f"{path}.reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up
+        )
+    if stream.alert.direction is not Direction.BOTH:
+        builder.complain(f"{path}.alert.direction", "none: pictures have no direction", stream.alert.direction.value)
+    if stream.alert.min_change:
+        builder.complain(f"{path}.alert.min_change", "none: pictures have no channels", ", ".join(stream.alert.min_change))
 
 
 def valid_filter(topic: str) -> bool:

@@ -5,14 +5,16 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason
+from agent.adapters.picture_drawing import heatmap_png
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, frozen, silence
+from agent.alert_message import encode, evidence, frozen, picture_evidence, picture_fault, silence
+from agent.config import ImageSettings
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
@@ -21,15 +23,16 @@ from agent.core.reference import Workspace
 from agent.core.types import Assessment, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
+from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.stream import SensorStream, Stream, alert_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from agent.adapters.mqtt import Topics
-    from agent.config import Configuration, StreamSettings
+    from agent.config import Configuration, SensorSettings, StreamSettings
     from agent.core.budget import BudgetControl
-    from agent.ports import Encoder, InboundMessage, Observer
+    from agent.ports import Encoder, InboundMessage, Observer, PictureEncoder
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
 BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
@@ -49,8 +52,15 @@ class Decided(msgspec.Struct, frozen=True):
     """One decision, for whoever wants the scores."""
 
     stream: str
-    assessment: Assessment
+    assessment: Assessment | Looked
     alert_state: AlertState
+
+
+class Heatmap(msgspec.Struct, frozen=True):
+    """Where a stream's last alert was seen, as PNG: to be published as retained."""
+
+    stream: str
+    png: bytes
 
 
 class Outcome(msgspec.Struct):
@@ -59,6 +69,7 @@ class Outcome(msgspec.Struct):
     alerts: list[AlertRow]
     outbox: list[OutboxRow]
     decided: list[Decided]
+    heatmaps: list[Heatmap] = msgspec.field(default_factory=list)
 
 
 class Tap(Protocol):
@@ -83,7 +94,7 @@ class Pipeline:
     def __init__(
         self,
         configuration: Configuration,
-        encoders: dict[str, Encoder],
+        encoders: Mapping[str, Encoder | PictureEncoder],
         topics: Topics,
         observer: Observer,
         *,
@@ -116,6 +127,8 @@ class Pipeline:
                 if isinstance(stream, SensorStream):
                     for sample in stream.decode(message.payload, message.received_at):
                         self._push(stream, sample, message.received_at, outcome)
+                elif isinstance(stream, PictureStream):
+                    self._see(stream, message, outcome)
                 self._heard(stream, message.received_at, message.elapsed_s, outcome)
             except PayloadRejected as rejection:
                 self._observer.rejected(message.topic, rejection.reason.value)
@@ -205,14 +218,20 @@ class Pipeline:
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
         encoder = self._encoders.get(settings.encoder_name)
         agent = self._configuration.agent
-        bank = self._bank(settings, encoder)
-        stream = SensorStream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
+        stream: Stream
+        if isinstance(settings, ImageSettings):
+            pictures = cast("PictureEncoder", encoder)
+            stream = PictureStream(name, topic, settings, pictures, agent.id, agent.max_payload_bytes)
+        else:
+            windows = cast("Encoder | None", encoder)
+            bank = self._bank(settings, windows)
+            stream = SensorStream(name, topic, settings, windows, bank, agent.id, agent.max_payload_bytes)
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
             stream.restore(saved)
         return stream
 
-    def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
+    def _bank(self, settings: SensorSettings, encoder: Encoder | None) -> DetectorBank:
         """Return the bank of all streams with equal settings."""
         wanted = settings.detector()
         key = (settings.encoder_name, msgspec.json.encode(wanted))
@@ -337,6 +356,74 @@ class Pipeline:
             found = evidence(due, assessment, nearest, since)
             self._publish(stream, transition, received_at, outcome, found, assessment.score, threshold)
         self._decide_frozen(stream, due, assessment, received_at, outcome)
+
+    def _see(self, stream: PictureStream, message: InboundMessage, outcome: Outcome) -> None:
+        """Take a picture: is it one at all, and is it like those before."""
+        now = message.received_at
+        if not stream.own_time and stream.too_soon(now):
+            self._observer.dropped()
+            return
+        frames, turned = stream.take(message.payload, now)
+        at = frames[0].at
+        if turned:
+            for machine in stream.alerts.values():
+                machine.rewind(at)
+        faults = stream.check(frames)
+        for kind in FAULTS.values():
+            self._judge_fault(stream, kind, faults.get(kind), at, now, outcome)
+        if not faults:
+            outputs = self._observer.timed_run(stream.encoder, stream.prepare(frames))
+            found = stream.look(frames, outputs)
+            if found is not None:
+                self._decide_picture(stream, found, now, outcome)
+
+    def _judge_fault(
+        self, stream: PictureStream, kind: AlertKind, score: float | None, at: float, now: float, outcome: Outcome
+    ) -> None:
+        """Begin or end the alert of pictures that show nothing."""
+        machine = stream.alerts[kind]
+        firing = machine.state is AlertState.FIRING
+        odd = score is not None and (firing or machine.may_begin(now))
+        if at <= machine.last_at or odd == firing:
+            return
+        transition = machine.observe(at, odd=odd)
+        if transition is not None:
+            self._publish(stream, transition, now, outcome, picture_fault(transition.started_at, at))
+
+    def _decide_picture(self, stream: PictureStream, found: Looked, now: float, outcome: Outcome) -> None:
+        machine = stream.alerts[AlertKind.ANOMALY]
+        budget = stream.budget
+        threshold, before = budget.threshold, machine.progress
+        names = stream.decoder.tiles
+        tile = int(found.part_scores.sum(axis=(1, 2)).argmax())
+        transition = judge(
+            budget, machine, found.at, found.score, lambda: names[tile], may_begin=machine.may_begin(now)
+        )
+        if transition is None and machine.progress != before:
+            outcome.alerts.append(alert_row(stream, machine))
+        if machine.state is AlertState.INACTIVE:
+            stream.release()
+        else:
+            stream.keep(machine.current_id, firing=machine.state is AlertState.FIRING)
+        outcome.decided.append(Decided(stream.name, found, machine.state))
+        self._observer.decided(stream.name, found, now)
+        if transition is not None:
+            since = stream.unlike_since(found, transition.started_at)
+            told = picture_evidence(found, names, stream.nearest(tile), since, transition.started_at)
+            self._publish(stream, transition, now, outcome, told, found.score, threshold)
+            if transition.event is not AlertEvent.CLEARED:
+                self.draw(stream, outcome)
+        stream.remember(found)
+
+    @staticmethod
+    def draw(stream: PictureStream, outcome: Outcome) -> bool:
+        """Draw where the newest picture is odd; tell whether there is one."""
+        drawn = stream.heat()
+        if drawn is None:
+            return False
+        stream.heatmap = heatmap_png(*drawn)
+        outcome.heatmaps.append(Heatmap(stream.name, stream.heatmap))
+        return True
 
     def _decide_frozen(
         self, stream: SensorStream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome

@@ -28,6 +28,25 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     connection: int = 0
 
 
+class Scored(Protocol):
+    """What is counted of a decision, on readings or on a picture."""
+
+    @property
+    def at(self) -> float:
+        """Return its time, s since the epoch."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Return -log10 of the p-value."""
+        ...
+
+    @property
+    def p_value(self) -> float | None:
+        """Return the p-value."""
+        ...
+
+
 class Encoder(Protocol):
     """A loaded encoder bundle. `encode` maps float32 [n, length, features] to float32 [n, dim].
 
@@ -48,6 +67,23 @@ class Encoder(Protocol):
         ...
 
 
+class PictureEncoder(Protocol):
+    """A loaded encoder bundle of pictures; `shape` is (height, width, 3), `output_shapes` (rows, columns, dim) each.
+
+    `run` maps float32 [n, *shape], RGB from 0 to 255, to float32 [n, *output shape], one for each output.
+    """
+
+    name: str
+    digest: str
+    runtime: str
+    shape: tuple[int, ...]
+    output_shapes: list[tuple[int, ...]]
+
+    def run(self, inputs: F32) -> list[F32]:
+        """Return the outputs, in the manifest's order; any n >= 0."""
+        ...
+
+
 class Observer(Protocol):
     """Who counts what happens: Prometheus in the daemon, nobody in a replay."""
 
@@ -59,11 +95,19 @@ class Observer(Protocol):
         """Call the encoder and measure how long it takes."""
         ...
 
+    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+        """Call an encoder of pictures and measure how long it takes."""
+        ...
+
+    def dropped(self) -> None:
+        """Count a picture that was not looked at because it came too soon."""
+        ...
+
     def timed_step(self, step: Iterator[Assessment]) -> Assessment:
         """Take the next assessment and measure how long it takes."""
         ...
 
-    def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
+    def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Note a decision."""
         ...
 
