@@ -180,8 +180,8 @@ def open_picture(content: bytes, max_pixels: int, needed: tuple[float, float] | 
     """Return the first picture of a file as Pillow's, RGB and upright. Raises PayloadRejected.
 
     Where `needed` (width, height) is given, a JPEG that is at least twice as large is decoded at a half, a quarter or
-    an eighth of its size, and what is then at least four times as large is shrunk, to no less than twice. Colour
-    profiles are not heeded.
+    an eighth of its size, and what is then at least four times as wide or as high is shrunk, to no less than twice.
+    Colour profiles are not heeded.
     """
     from PIL import Image  # noqa: PLC0415  an extra
 
@@ -207,7 +207,7 @@ def _load(content: bytes, max_pixels: int, needed: tuple[float, float] | None) -
     picture.load()
     orientation = _orientation(picture)  # of a PNG, known only now
     width, height = _as_stored(needed, orientation) if needed is not None else picture.size
-    return _upright(_shrunk(picture, min(picture.width // width, picture.height // height) // 2), orientation)
+    return _upright(_shrunk(picture, picture.width // width // 2, picture.height // height // 2), orientation)
 
 
 def _as_stored(upright: tuple[float, float], orientation: int) -> tuple[int, int]:
@@ -215,16 +215,18 @@ def _as_stored(upright: tuple[float, float], orientation: int) -> tuple[int, int
     return (height, width) if orientation > 4 else (width, height)  # noqa: PLR2004  5 to 8 swap rows and columns
 
 
-def _shrunk(picture: Any, factor: int) -> Any:
-    """Return a picture as RGB, each pixel the mean of `factor` x `factor`: strip by strip, to need less memory."""
+def _shrunk(picture: Any, across: int, down: int) -> Any:
+    """Return a picture as RGB, each pixel the mean of `across` x `down`: strip by strip, to need less memory."""
     from PIL import Image  # noqa: PLC0415  an extra
 
-    if factor <= 1:
+    if max(across, down) <= 1:
         return _rgb(picture)
-    made = Image.new("RGB", (-(-picture.width // factor), -(-picture.height // factor)))
+    factors = max(1, across), max(1, down)
+    made = Image.new("RGB", (-(-picture.width // factors[0]), -(-picture.height // factors[1])))
     for row in range(0, made.height, _STRIP):
-        bottom = min(picture.height, (row + _STRIP) * factor)
-        made.paste(_rgb(picture.crop((0, row * factor, picture.width, bottom))).reduce(factor), (0, row))
+        bottom = min(picture.height, (row + _STRIP) * factors[1])
+        strip = picture.crop((0, row * factors[1], picture.width, bottom))
+        made.paste(_rgb(strip).reduce(factors), (0, row))
     return made
 
 

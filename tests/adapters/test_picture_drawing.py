@@ -106,5 +106,6 @@ def test_a_caption_stays_above_its_own_picture(caption):
     picture = np.full((40, 80, 3), 90, dtype=np.uint8)
     found = opened(contact_sheet([(caption, picture), ("", picture)]))
     assert found[:28, 8:88].min() < 60
+    assert (found[:5] == 255).all()  # one line
     assert (found[:28, 90:] == 255).all()
     assert (found[28:68, 8:88] == 90).all()
