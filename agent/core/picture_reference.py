@@ -15,6 +15,9 @@ import numpy.typing as npt
 from agent.core.types import F32, F64, I64, Bools, Mode
 
 TAIL_SHARE: Final = 0.1
+FIRST_TAIL: Final = (0.75, 0.9)  # quantiles
+TAIL_TURNS: Final = 8
+MOST_ODD: Final = 0.06  # of the reference
 MIN_SCALE: Final = 0.02  # of the tail, in standard deviations of the fused score
 REFUSE_P: Final = 0.003  # refusing at .02 cuts the reference's own tail off and doubles false alarms
 ESCAPE_SHARE: Final = 0.3  # of the last ESCAPE_FRAMES refused: a change is here to stay
@@ -134,9 +137,7 @@ class ScoreScale(msgspec.Struct, frozen=True):
         if pool is not None and pool_scores is not None:
             past = past + _standardised(pool_scores[known], pool)
         past = np.sort(past)
-        above = max(2, round(TAIL_SHARE * len(past)))
-        threshold = float(past[-above - 1])
-        return cls(patch, pool, past, threshold, max(float((past[-above:] - threshold).mean()), MIN_SCALE))
+        return cls(patch, pool, past, *exponential_tail(past))
 
     def p_value(self, patch_score: float, pool_score: float) -> float:
         """Return how rare such log scores are: a rank, and above the 90 % quantile an exponential tail."""
@@ -147,6 +148,28 @@ class ScoreScale(msgspec.Struct, frozen=True):
             return max(float(TAIL_SHARE * np.exp((self.threshold - fused) / self.scale)), 1e-300)
         at_least = len(self.past) - int(np.searchsorted(self.past, fused))
         return (at_least + 1.0) / (len(self.past) + 1.0)
+
+
+def exponential_tail(past: F64) -> tuple[float, float]:
+    """Return threshold and scale of the exponential tail of normal scores among `past` float64 [n], ascending.
+
+    At most MOST_ODD of them may be of pictures that are not normal. The first tail goes through two quantiles that these
+    hardly move; then those that it calls rarer than REFUSE_P are left out, and the tail is fitted to the mean excess of
+    what is left, until nothing changes. Measured on streams that began with 3 % of defects, promised 1 %: .23 (digits)
+    and .18 (tiles) of what was promised with the mean excess of all, .95 and .68 so.
+    """
+    low, threshold = np.quantile(past, FIRST_TAIL)
+    scale = max(float(threshold - low) / float(np.log((1.0 - FIRST_TAIL[0]) / (1.0 - FIRST_TAIL[1]))), MIN_SCALE)
+    kept = 0
+    for _ in range(TAIL_TURNS):
+        beyond = threshold + scale * np.log(TAIL_SHARE / REFUSE_P)
+        before, kept = kept, max(int(np.searchsorted(past, beyond)), round((1.0 - MOST_ODD) * len(past)))
+        if kept == before:
+            break
+        above = max(1, round(TAIL_SHARE * kept))
+        threshold = past[kept - above - 1]
+        scale = max(float((past[kept - above : kept] - threshold).mean()), MIN_SCALE)
+    return float(threshold), scale
 
 
 def _moments(scores: F32) -> tuple[float, float]:

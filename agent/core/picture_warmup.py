@@ -1,4 +1,4 @@
-"""The first pictures: how to whiten patches is found, examples are gathered, and each picture is scored without its own.
+"""The first pictures: how to whiten patches is found, examples gathered, and each picture scored without its own.
 
 A bounded amount of work for each picture, counted in pictures: nothing waits, and a replay does the same.
 """

@@ -18,7 +18,7 @@ from agent.core.picture_parts import kept_cells, shared
 from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
 from agent.core.picture_pool import MIN_PICTURES, Gaussian, GaussianBuild, fields, pooled
 from agent.core.picture_quarantine import PictureQuarantine
-from agent.core.picture_reference import REFUSE_P, Picture, PictureGate, PictureRing, ScoreScale
+from agent.core.picture_reference import MOST_ODD, REFUSE_P, Picture, PictureGate, PictureRing, ScoreScale
 from agent.core.picture_settings import PictureAssessment, PictureSettings
 from agent.core.picture_warmup import PictureWarmUp
 from agent.core.types import F32, F64, Bools, Frame, StreamPhase
@@ -160,6 +160,18 @@ class PictureDetector:
             self._ring.pool_scores[late] = log_scores(self.fit.distances(self._ring.pooled[late]))
         self._whitening, self._warm_up = warm_up.whitening, None
         self.light.settle()
+        self._purge()
+
+    def _purge(self) -> None:
+        """Take out what was odd among the first pictures; a fit without them is due."""
+        ring = self._ring
+        scores = zip(ring.patch_scores[: ring.count], ring.pool_scores[: ring.count], strict=True)
+        odd = np.array([self._scale_now().p_value(float(one), float(other)) <= REFUSE_P for one, other in scores])
+        if not 0 < odd.sum() <= MOST_ODD * ring.count:
+            return
+        self._bank.remove(np.isin(self._bank.born, ring.numbers[: ring.count][odd]))
+        ring.remove(odd)
+        self._scale, self._since_fit = None, [_LEAST_REFIT, _RARE_REFIT]
 
     def _admit(self, picture: Picture) -> None:
         self._bank.learn(picture.patches, self._cells, picture.number, picture.at, picture.mark)
