@@ -16,7 +16,7 @@ from agent.core.types import F32, F64, I64, Bools
 
 DIM: Final = 64  # of a whitened patch
 STRANGEST: Final = 5  # patches whose mean distance is a picture's
-LEAST_DISTANCE: Final = 1e-2  # whitened patches of usual pictures lie 1 to 10 apart
+LEAST_DISTANCE: Final = 0.1  # whitened patches of usual pictures lie 1 to 10 apart
 RIDGE: Final = 0.01  # of the mean eigenvalue
 RADIUS_GAIN: Final = 0.02  # of the radius's logarithm, for each picture that is learnt
 _LARGEST: Final = 60000.0  # what half precision holds

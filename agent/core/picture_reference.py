@@ -153,9 +153,9 @@ class ScoreScale(msgspec.Struct, frozen=True):
 def exponential_tail(past: F64) -> tuple[float, float]:
     """Return threshold and scale of the exponential tail of normal scores among `past` float64 [n], ascending.
 
-    At most MOST_ODD of them may be of pictures that are not normal. The first tail goes through two quantiles that these
-    hardly move; then those that it calls rarer than REFUSE_P are left out, and the tail is fitted to the mean excess of
-    what is left, until nothing changes. Measured on streams that began with 3 % of defects, promised 1 %: .23 (digits)
+    At most MOST_ODD of them may be of pictures that are not normal. The first tail goes through two quantiles that
+    these hardly move; then those that it calls rarer than REFUSE_P are left out, and the tail is fitted to the mean
+    excess of what is left, until nothing changes. Measured on streams that began with 3 % of defects, promised 1 %: .23 (digits)
     and .18 (tiles) of what was promised with the mean excess of all, .95 and .68 so.
     """
     low, threshold = np.quantile(past, FIRST_TAIL)

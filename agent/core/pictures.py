@@ -14,7 +14,7 @@ import numpy as np
 from agent.core.bank import TooFewLeftError
 from agent.core.budget import BudgetControl
 from agent.core.picture_light import Light
-from agent.core.picture_parts import kept_cells, shared
+from agent.core.picture_parts import Layout, contributions, heat_of, shared
 from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
 from agent.core.picture_pool import MIN_PICTURES, Gaussian, GaussianBuild, fields, pooled
 from agent.core.picture_quarantine import PictureQuarantine
@@ -29,6 +29,7 @@ REFIT_SHARE: Final = 0.5  # of the pictures that the last fit had
 REFIT_AT_MOST: Final = 400  # pictures
 _LEAST_REFIT: Final = 16
 _RARE_REFIT: Final = 10  # that were let in although rare: the scene has changed
+PATCH_WEIGHT: Final = 1.0  # of a patch's log distance in the heat
 _LEAST_DISTANCE: Final = 1e-6
 
 
@@ -43,15 +44,12 @@ class PictureDetector:
     def __init__(self, settings: PictureSettings, shapes: list[tuple[int, ...]], ignored: Bools | None = None) -> None:
         self.settings = settings
         reference = settings.reference
-        self.grid = shapes[-1][:2]
-        self.kept = [kept_cells(ignored, shape) for shape in shapes]
-        if not all(len(kept) for kept in self.kept):
-            raise ValueError("every patch is ignored")
+        self.layout = Layout(shapes, ignored)
+        self.grid, self._cells = self.layout.grids[-1], self.layout.kept[-1]
         self.light = Light(ignored)
         self.budget = BudgetControl(settings.alert.budget_for(settings.mode), settings.mode)
         self.quarantine = PictureQuarantine()
         self.fit: Gaussian | None = None
-        self._cells = self.kept[-1]
         near = neighbourhood(*self.grid) if settings.position is Position.SAME else None
         self._bank = PatchBank(
             EXAMPLES_EACH * reference.size, min(DIM, shapes[-1][2]), EXAMPLES_EACH / len(self._cells), near
@@ -101,13 +99,13 @@ class PictureDetector:
         `outputs` are the encoder's for this picture as `prepare` gave it, float32 [rows, columns, dim] each.
         """
         number, self._number = self._number, self._number + 1
-        features, patches = self._features(outputs)
+        features, maps = self._features(outputs)
         if self._warm_up is not None:
             self.light.learn(frame.pixels)
-            self._learn_first(frame.at, number, features, patches)
+            self._learn_first(frame.at, number, features, maps[-1])
             return None
         assert self._whitening is not None
-        white = self._whitening.apply(patches)
+        white = self._whitening.apply(maps[-1])
         distances, _ = self._bank.nearest(white, self._cells)
         patch_score, pool_score = strangeness(distances), self._pool_score(features)
         p_value = self._scale_now().p_value(patch_score, pool_score)
@@ -118,15 +116,18 @@ class PictureDetector:
             self._since_fit[1] += p_value <= REFUSE_P
             self._admit(picture)
         self._refit()
+        score = -float(np.log10(p_value))
+        return PictureAssessment(frame.at, score, p_value, self._shares(distances), patch_score, pool_score, admitted)
+
+    def _shares(self, distances: F32) -> F32:
         shares = np.zeros(self.grid[0] * self.grid[1], np.float32)
         shares[self._cells] = shared(distances)
-        score = -float(np.log10(p_value))
-        return PictureAssessment(frame.at, score, p_value, shares.reshape(self.grid), patch_score, pool_score, admitted)
+        return shares.reshape(self.grid)
 
-    def _features(self, outputs: list[F32]) -> tuple[F32, F32]:
-        """Return the pooled features of what is not ignored, float32 [dim], and its patches, float32 [cells, dim]."""
-        maps = [one.reshape(-1, one.shape[-1])[kept] for one, kept in zip(outputs, self.kept, strict=True)]
-        return pooled(maps), maps[-1]
+    def _features(self, outputs: list[F32]) -> tuple[F32, list[F32]]:
+        """Return the pooled features of what is not ignored, float32 [dim], and its maps, float32 [cells, dim]."""
+        maps = self.layout.maps(outputs)
+        return pooled(maps), maps
 
     def _pool_score(self, features: F32) -> float:
         if self.fit is None:
@@ -281,6 +282,23 @@ class PictureDetector:
         away = np.sqrt(np.square((rows - features) / spread).mean(axis=1))
         order = np.argsort(away, kind="stable")[:neighbours]
         return [(float(self._ring.times[place]), float(away[place])) for place in order]
+
+    def heat(self, outputs: list[F32]) -> F32:
+        """Return where a picture is strange, float32 [rows, columns] of the finest grid, in 0..1. Not while learning.
+
+        The cube root of what each cell adds to the whole picture's distance, in units of what is usual, and the
+        logarithm of how far each patch is from its nearest example.
+        """
+        assert self._whitening is not None
+        features, maps = self._features(outputs)
+        distances, _ = self._bank.nearest(self._whitening.apply(maps[-1]), self._cells)
+        scale = self._scale_now()
+        evidence = PATCH_WEIGHT * self.layout.spread(np.log(distances.astype(np.float64)) - scale.patch[0])
+        if self.fit is not None and scale.pool is not None:
+            usual = float(np.exp(scale.pool[0])) / int(self.layout.visible.sum())
+            added = self.layout.gather(contributions(self.fit, features, maps))
+            evidence = evidence + np.cbrt(added / usual)
+        return heat_of(evidence, self.layout.visible)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is needed to go on as if never stopped."""
