@@ -1,0 +1,60 @@
+"""Light is taken out of a picture before it is encoded: each colour channel gets the mean and deviation it first had.
+
+The first pictures are moved to the mean of those so far, the later ones to that of the warm-up, so that all features
+are of pictures that were treated alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from agent.core.types import F32, F64, U8, Bools
+
+MOST_GAIN: Final = 4.0
+_LEAST_DEVIATION: Final = 1.0  # gray levels
+_EVERY: Final = 2  # rows and columns that are looked at
+
+
+class Light:
+    """The usual mean and deviation of each colour channel, float64 [2, 3]."""
+
+    def __init__(self, ignored: Bools | None = None) -> None:
+        self._kept = None if ignored is None else ~ignored[::_EVERY, ::_EVERY]
+        self._count = 0
+        self._total: F64 = np.zeros((2, 3))
+        self.usual: F64 | None = None
+
+    def measure(self, pixels: U8) -> F64:
+        """Return mean and deviation of each channel, gray levels, float64 [2, 3], of uint8 [height, width, 3]."""
+        few = pixels[::_EVERY, ::_EVERY]
+        rows = few.reshape(-1, few.shape[-1]) if self._kept is None else few[self._kept]
+        wide = rows.astype(np.float32)
+        return np.stack([wide.mean(axis=0), wide.std(axis=0)]).astype(np.float64)
+
+    def learn(self, pixels: U8) -> None:
+        """Take one of the first pictures."""
+        self._count += 1
+        self._total = self._total + self.measure(pixels)
+
+    def settle(self) -> None:
+        """Take what was seen as what is usual from now on. At least one picture must have been learnt."""
+        self.usual = self._total / self._count
+
+    def prepare(self, pixels: U8) -> F32:
+        """Return a picture as it is to be encoded, float32 [height, width, 3] in 0..255."""
+        found = self.measure(pixels)
+        usual = (self._total + found) / (self._count + 1) if self.usual is None else self.usual
+        gain = np.minimum(usual[1] / np.maximum(found[1], _LEAST_DEVIATION), MOST_GAIN).astype(np.float32)
+        whole = pixels * gain
+        whole += (usual[0] - found[0] * gain).astype(np.float32)
+        return np.clip(whole, 0.0, 255.0, out=whole)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what was learnt."""
+        return {"count": self._count, "total": self._total.copy(), "usual": self.usual}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it up again."""
+        self._count, self._total, self.usual = state["count"], state["total"].copy(), state["usual"]

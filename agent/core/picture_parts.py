@@ -1,0 +1,108 @@
+"""Where in a picture: the cells of the encoder's grids, and what each has to do with the scores."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from agent.core.picture_pool import Gaussian
+from agent.core.types import F32, F64, I64, Bools
+
+SMOOTHED: Final = 1.5  # cells of the finest grid, standard deviation
+HOT: Final = 1.75  # evidence at which heat is a half
+_SOFT: Final = 0.5  # evidence over which heat grows e-fold where it is low
+
+
+class Layout:
+    """The grids of an encoder's maps, and which of their cells count.
+
+    `shapes` are (rows, columns, dim) each; `ignored` bool [height, width] marks pixels that do not count. `visible` bool
+    is where in the finest grid every map has a cell that counts. Raises ValueError where nothing is left.
+    """
+
+    def __init__(self, shapes: list[tuple[int, ...]], ignored: Bools | None = None) -> None:
+        self.grids = [(shape[0], shape[1]) for shape in shapes]
+        self.finest = max(self.grids)
+        self.kept = [kept_cells(ignored, grid) for grid in self.grids]
+        self.visible: Bools = np.ones(self.finest, np.bool_)
+        for kept, grid in zip(self.kept, self.grids, strict=True):
+            self.visible &= self._finest(np.ones(len(kept)), kept, grid) > 0
+        if not self.visible.any():
+            raise ValueError("every patch is ignored")
+
+    def maps(self, outputs: list[F32]) -> list[F32]:
+        """Return the cells of each map that count, float32 [cells, dim], of float32 [rows, columns, dim]."""
+        return [one.reshape(-1, one.shape[-1])[kept] for one, kept in zip(outputs, self.kept, strict=True)]
+
+    def spread(self, values: F64) -> F64:
+        """Return values of the last map's cells, float64 [cells], on the finest grid; 0 where none counts."""
+        return self._finest(values, self.kept[-1], self.grids[-1])
+
+    def gather(self, values: list[F64]) -> F64:
+        """Return the sum over maps, each cell's value, float64 [cells], shared by the cells of the finest grid in it."""
+        made = np.zeros(self.finest)
+        for value, kept, grid in zip(values, self.kept, self.grids, strict=True):
+            made += self._finest(value, kept, grid) * (grid[0] * grid[1] / (self.finest[0] * self.finest[1]))
+        return made
+
+    def _finest(self, values: F64, kept: I64, grid: tuple[int, int]) -> F64:
+        whole = np.zeros(grid[0] * grid[1])
+        whole[kept] = values
+        rows = np.arange(self.finest[0]) * grid[0] // self.finest[0]
+        columns = np.arange(self.finest[1]) * grid[1] // self.finest[1]
+        return np.asarray(whole.reshape(grid)[rows][:, columns])
+
+
+def kept_cells(ignored: Bools | None, grid: tuple[int, int]) -> I64:
+    """Return the cells of a map's grid of which less than half is ignored, int64, row by row."""
+    rows, columns = grid
+    if ignored is None:
+        return np.arange(rows * columns)
+    height, width = ignored.shape
+    row, column = np.arange(height) * rows // height, np.arange(width) * columns // width
+    cells = (row[:, None] * columns + column).reshape(-1)
+    hidden = np.bincount(cells, ignored.reshape(-1), minlength=rows * columns)
+    pixels = np.bincount(cells, minlength=rows * columns)
+    return np.flatnonzero(2.0 * hidden < pixels)
+
+
+def shared(distances: F32) -> F32:
+    """Return each patch's share of what lies above the median distance, in sum 1, float32."""
+    above = np.maximum(distances - np.median(distances), 0.0)
+    total = float(above.sum())
+    return above / total if total > 0 else np.full(len(distances), 1.0 / len(distances), np.float32)
+
+
+def contributions(fit: Gaussian, features: F32, maps: list[F32]) -> list[F64]:
+    """Return what each cell of each map, float32 [cells, dim], adds to the squared distance, float64 [cells] each.
+
+    The distance is linear in the picture's deviation once one side of the quadratic form is held, and mean and
+    deviation over space are sums over cells: in sum these are the squared distance of `features`, float32 [all].
+    """
+    weights = ((fit.precision @ fit.deviations(features)) / fit.spread).astype(np.float64)
+    made, first = [], 0
+    for one in maps:
+        cells, dim = one.shape
+        middle, wide = slice(first, first + dim), slice(first + dim, first + 2 * dim)
+        first += 2 * dim
+        away = np.square(one - features[middle]) / np.maximum(features[wide], 1e-6)
+        by_mean = (one - fit.mean[middle]) @ weights[middle]
+        made.append((by_mean + (away - fit.mean[wide]) @ weights[wide]) / cells)
+    return made
+
+
+def heat_of(evidence: F64, kept: Bools) -> F32:
+    """Return evidence float64 [rows, columns], smoothed among kept cells, as heat in 0..1, float32; 0 elsewhere.
+
+    Beyond the edge nothing is made up: a cell there is the mean of its neighbours that exist.
+    """
+    across = [_kernel(size) for size in evidence.shape]
+    weight = across[0] @ kept.astype(np.float64) @ across[1]
+    smooth = across[0] @ np.where(kept, evidence, 0.0) @ across[1] / np.maximum(weight, 1e-9)
+    return np.where(kept, 1.0 / (1.0 + np.exp((HOT - smooth) / _SOFT)), 0.0).astype(np.float32)
+
+
+def _kernel(size: int) -> F64:
+    place = np.arange(size)
+    return np.asarray(np.exp(-np.square(place[:, None] - place) / (2.0 * SMOOTHED**2)))

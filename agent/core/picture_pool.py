@@ -1,0 +1,163 @@
+"""What whole pictures look like: mean and deviation over space of every channel, as one Gaussian.
+
+The covariance is shrunk (Ledoit and Wolf 2004), so that it can be inverted with fewer pictures than numbers. A new fit
+is made in steps of bounded work, while the old one goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.core.types import F32, F64
+
+MIN_PICTURES: Final = 100  # fewer have no covariance worth the name
+STEP_ROWS: Final = 125
+_LEAST_SPREAD: Final = 1e-3  # of the mean spread
+
+
+def pooled(maps: list[F32]) -> F32:
+    """Return mean and deviation over the patches of each map, float32 [2 x all dims], of float32 [patches, dim]."""
+    return np.concatenate([part for one in maps for part in (one.mean(axis=0), one.std(axis=0))]).astype(np.float32)
+
+
+class Gaussian(msgspec.Struct, frozen=True):
+    """A fit. `mean` and `spread` float32 [dim]; `precision` float32 [dim, dim] of deviations in units of spread.
+
+    `shrinkage` in [0, 1] is how far the covariance was moved to a multiple of the identity.
+    """
+
+    count: int
+    shrinkage: float
+    mean: F32
+    spread: F32
+    precision: F32
+
+    def deviations(self, rows: F32) -> F32:
+        """Return rows float32 [n, dim] in units of spread."""
+        return (rows - self.mean) / self.spread
+
+    def distances(self, rows: F32) -> F64:
+        """Return the squared Mahalanobis distances of rows, float64 [n]."""
+        away = self.deviations(rows)
+        return np.einsum("nd,nd->n", away @ self.precision, away).astype(np.float64)
+
+    def left_out(self, squared: F64) -> F64:
+        """Return what the squared distances of the fit's own rows were, had each not been part of it.
+
+        Exact where spread, shrinkage and the covariance's divisor stay as they are: the covariance without row v is
+        smaller by (1 - shrinkage) / (count - 1) times the outer product of v's deviation (Sherman and Morrison 1950).
+        """
+        n = self.count
+        weight = (1.0 - self.shrinkage) / (n - 1)
+        return (n / (n - 1)) ** 2 * squared / np.maximum(1.0 - weight * squared, 1e-6)
+
+
+class GaussianBuild:
+    """A fit in the making. `rows` float32 [n, dim] must not change until it is done."""
+
+    def __init__(self, rows: F32) -> None:
+        self.rows = rows
+        self.steps = 0  # done so far
+        self.fit: Gaussian | None = None
+        self._mean: F64 = np.zeros(0)
+        self._spread: F64 = np.zeros(0)
+        self._products: F64 = np.zeros((0, 0))
+        self._inverse: F64 = np.zeros((0, 0))  # of the covariance's first half
+        self._fourth, self._shrinkage = 0.0, 0.0
+        self._left_out: F64 = np.zeros(len(rows))
+
+    @staticmethod
+    def steps_for(count: int) -> int:
+        """Return how many steps a fit of so many rows takes."""
+        return 3 + 2 * -(-count // STEP_ROWS)
+
+    def step(self) -> tuple[Gaussian, F64] | None:
+        """Do the next step; with the last one return the fit and its rows' left-out squared distances, float64 [n]."""
+        parts = -(-len(self.rows) // STEP_ROWS)
+        place, self.steps = self.steps, self.steps + 1
+        if place == 0:
+            self._begin()
+        elif place <= parts:
+            self._add(self._part(place - 1))
+        elif place == parts + 1:
+            self._shrink()
+        elif place == parts + 2:
+            self.fit = self._invert()
+        else:
+            assert self.fit is not None
+            part = self._part(place - parts - 3)
+            self._left_out[part] = self.fit.left_out(self.fit.distances(self.rows[part]))
+            if part.stop >= len(self.rows):
+                return self.fit, self._left_out
+        return None
+
+    def finish(self) -> tuple[Gaussian, F64]:
+        """Do all steps that are left."""
+        while (done := self.step()) is None:
+            pass
+        return done
+
+    @staticmethod
+    def _part(index: int) -> slice:
+        return slice(index * STEP_ROWS, (index + 1) * STEP_ROWS)
+
+    def _begin(self) -> None:
+        self._mean = self.rows.mean(axis=0, dtype=np.float64)
+        spread = np.sqrt(np.einsum("nd,nd->d", self.rows - self._mean, self.rows - self._mean) / len(self.rows))
+        self._spread = spread + _LEAST_SPREAD * spread.mean() + 1e-6
+        self._products = np.zeros((len(spread), len(spread)))
+
+    def _add(self, part: slice) -> None:
+        away = (self.rows[part] - self._mean) / self._spread
+        self._products += away.T @ away
+        self._fourth += float(np.square(np.square(away).sum(axis=1)).sum())
+
+    def _shrink(self) -> None:
+        """Turn the sums into a shrunk covariance, and invert its first half."""
+        count, dim = self.rows.shape
+        covariance = self._products / count
+        self._shrinkage, level = shrink(covariance, self._fourth / count, count)
+        covariance *= 1.0 - self._shrinkage
+        covariance[np.diag_indices(dim)] += self._shrinkage * level
+        half = dim // 2
+        self._products, self._inverse = covariance, np.linalg.inv(covariance[:half, :half])
+
+    def _invert(self) -> Gaussian:
+        """Invert the other half, and put them together: by blocks, a third of the work at once."""
+        covariance, first = self._products, self._inverse
+        half = len(first)
+        across = first @ covariance[:half, half:]
+        last = np.linalg.inv(covariance[half:, half:] - covariance[half:, :half] @ across)
+        side = -across @ last
+        precision = np.block([[first - side @ across.T, side], [side.T, last]])
+        return Gaussian(
+            len(self.rows),
+            self._shrinkage,
+            self._mean.astype(np.float32),
+            self._spread.astype(np.float32),
+            precision.astype(np.float32),
+        )
+
+
+def shrink(covariance: F64, fourth: float, count: int) -> tuple[float, float]:
+    """Return the shrinkage that loses least, in [0, 1], and the mean variance it shrinks to.
+
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices" (2004), lemma 3.2 ff.
+    `covariance` float64 [dim, dim] of centred rows, divided by `count`; `fourth` is the mean of their |row|^4.
+    """
+    dim = len(covariance)
+    level = float(np.trace(covariance)) / dim
+    size = float(np.square(covariance).sum())
+    apart = size - dim * level**2
+    noise = (fourth - size) / count
+    if apart <= 1e-12 * size:  # a multiple of the identity already
+        return 1.0, max(level, 1e-6)
+    return min(max(noise / apart, 1e-3), 1.0), max(level, 1e-6)
+
+
+def fields(fit: Gaussian | None) -> list[Any] | None:
+    """Return a fit's fields in order."""
+    return None if fit is None else list(msgspec.structs.astuple(fit))
