@@ -42,7 +42,11 @@ _FAULTS: Final = {
     AlertKind.BLURRED: "sends pictures that are out of focus",
     AlertKind.FROZEN: "sends the same picture again and again",
 }
-_THIRDS: Final = (("top left", "top", "top right"), ("left", "middle", "right"), ("bottom left", "bottom", "bottom right"))
+_THIRDS: Final = (
+    ("top left", "top", "top right"),
+    ("left", "middle", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
 _ENDINGS: Final = {
     Ending.NORMAL: "looks normal again",
     Ending.ACCEPTED: "was accepted as normal",

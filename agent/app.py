@@ -24,10 +24,11 @@ from agent.bundle import find_bundle
 from agent.commands import Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
 from agent.core.types import StreamPhase
-from agent.pipeline import Outcome, Pipeline
+from agent.picture_stream import PictureStream
+from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage, PictureEncoder
@@ -112,6 +113,22 @@ def save(store: Store, stream: Stream) -> None:
     store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
 
 
+class QueuedPicture:
+    """A picture that waits for the worker. When a newer one of its topic comes, its payload is let go."""
+
+    def __init__(self, message: InboundMessage) -> None:
+        self.message = message
+
+    @property
+    def qos(self) -> int:
+        """Return the message's QoS."""
+        return self.message.qos
+
+    def supersede(self) -> None:
+        """Let the picture go; the message is still to be acknowledged."""
+        self.message = msgspec.structs.replace(self.message, payload=b"", superseded=True)
+
+
 class Agent(MqttEvents):
     """The daemon: a network thread that enqueues, and one worker that does the rest."""
 
@@ -131,7 +148,9 @@ class Agent(MqttEvents):
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
-        self._queue: deque[InboundMessage | Command] = deque()
+        self._queue: deque[InboundMessage | QueuedPicture | Command] = deque()
+        self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
+        self._of_pictures = [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
         self._queue_lock = threading.Lock()
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
@@ -167,11 +186,26 @@ class Agent(MqttEvents):
         limit = self.configuration.agent.queue_size
         with self._queue_lock:
             queue = self._queue
-            queue.extend(messages)
+            if self._of_pictures:
+                queue.extend(self._queued(message) for message in messages)
+            else:
+                queue.extend(messages)
             while len(queue) > limit and not queue[0].qos:
                 queue.popleft()
                 self.telemetry.queue_dropped.inc()
         self._arrived.set()
+
+    def _queued(self, message: InboundMessage) -> InboundMessage | QueuedPicture:
+        """Return what is put in the queue. Of pictures only the newest of each topic is kept."""
+        if all(wildcard_parts(one, message.topic) is None for one in self._of_pictures):
+            return message
+        queued = QueuedPicture(message)
+        older = self._newest.pop(message.topic, None)
+        if older is not None and not message.retained:
+            older.supersede()
+            self.telemetry.dropped()
+        self._newest[message.topic] = queued
+        return queued
 
     def on_command(self, command: Command) -> None:
         """Enqueue, in order with the data."""
@@ -188,6 +222,7 @@ class Agent(MqttEvents):
         if session_present:
             with self._queue_lock:
                 self._queue = deque(message for message in self._queue if not message.qos)
+                self._newest = {topic: one for topic, one in self._newest.items() if not one.qos}
         if self._ever_connected:
             self.telemetry.reconnects.inc()
         self._ever_connected = True
@@ -330,11 +365,17 @@ class Agent(MqttEvents):
         with self._queue_lock:
             queue = self._queue
             arrived = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+            for one in arrived:
+                if isinstance(one, QueuedPicture) and self._newest.get(one.message.topic) is one:
+                    del self._newest[one.message.topic]
         taken: list[list[InboundMessage] | Command] = []
         for one in arrived:
             if isinstance(one, Command):
                 taken.append(one)
-            elif taken and isinstance(taken[-1], list):
+                continue
+            if isinstance(one, QueuedPicture):
+                one = one.message  # noqa: PLW2901  what it holds by now
+            if taken and isinstance(taken[-1], list):
                 taken[-1].append(one)
             else:
                 taken.append([one])
@@ -383,6 +424,7 @@ class Agent(MqttEvents):
                 self._owed = Outcome([], [], [])
                 self._send_outbox()
                 self._publish_states(monotonic())
+        self._publish_heatmaps(outcome.heatmaps)
         for decided in outcome.decided:
             stream = self.pipeline.streams[decided.stream]
             if stream.settings.score_topic.value == "always":
@@ -390,6 +432,14 @@ class Agent(MqttEvents):
                 body = {"at": found.at, "score": found.score, "p_value": found.p_value}
                 self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
         return stored
+
+    def _publish_heatmaps(self, heatmaps: Iterable[Heatmap]) -> None:
+        """Publish pictures of alerts as retained; after a reconnect the last ones are published again."""
+        for one in heatmaps:
+            topic = self.topics.heatmap(one.stream)
+            if self.mqtt.publish(topic, one.png, qos=1, retain=True) and topic not in self._retained:
+                self._retained.add(topic)
+                self._on_disk(lambda: self.store.set_retained(self._retained))
 
     def _on_disk(self, write: Callable[[], None]) -> bool:
         """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
@@ -434,6 +484,10 @@ class Agent(MqttEvents):
                     self._states[stream.name] = (key, now)
                     self._retained.add(topic)
         if everything:
+            streams = self.pipeline.streams.values()
+            self._publish_heatmaps(
+                Heatmap(one.name, one.heatmap) for one in streams if isinstance(one, PictureStream) and one.heatmap
+            )
             self._clear_gone()
         if everything or len(self._retained) != known:
             self._on_disk(lambda: self.store.set_retained(self._retained))
@@ -444,7 +498,7 @@ class Agent(MqttEvents):
             self.topics.state(settings.name).removesuffix("/state") for settings in self.configuration.streams
         )
         for topic in sorted(self._retained):
-            name = topic.removesuffix("/state")
+            name = topic.rpartition("/")[0]
             configured = any(name == root or name.startswith(f"{root}/") for root in roots)
             if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
                 self._retained.discard(topic)

@@ -16,6 +16,7 @@ from msgspec import Meta
 from agent.alert_message import timestamp
 from agent.core.alerting import AlertKind, AlertState, Ending
 from agent.core.bank import TooFewLeftError
+from agent.picture_stream import PictureStream
 from agent.pipeline import Outcome
 from agent.settings_builder import parse_duration
 from agent.stream import alert_row
@@ -83,8 +84,14 @@ class Snapshot(Order, frozen=True, kw_only=True, tag="snapshot"):
     """Write the state of all streams now."""
 
 
-AnyOrder: TypeAlias = Accept | Confirm | Forget | Snooze | Relearn | Snapshot
-COMMANDS: Final = ("accept", "confirm", "forget", "snooze", "relearn", "snapshot")
+class Heatmap(Order, frozen=True, kw_only=True, tag="heatmap"):
+    """Publish where the newest picture of a stream is odd, and how."""
+
+    stream: StreamName
+
+
+AnyOrder: TypeAlias = Accept | Confirm | Forget | Snooze | Relearn | Snapshot | Heatmap
+COMMANDS: Final = ("accept", "confirm", "forget", "snooze", "relearn", "snapshot", "heatmap")
 
 
 class CommandError(Exception):
@@ -253,6 +260,16 @@ class Commander:
         done.changed = None
         return {"streams": len(self._pipeline.streams)}
 
+    def heatmap(self, order: Heatmap, now: float, done: Done) -> dict[str, Any]:
+        """Draw the newest picture's heatmap, and publish it."""
+        del now
+        stream = self._named(order.stream)
+        if not isinstance(stream, PictureStream):
+            raise CommandError("a stream of pictures", repr(order.stream))
+        if not self._pipeline.draw(stream, done.outcome):
+            raise CommandError("a stream that has learnt and seen a picture since the start", repr(order.stream))
+        return {"stream": stream.name, "topic": self._topics.heatmap(stream.name)}
+
     def _named(self, name: str) -> Stream:
         stream = self._pipeline.streams.get(name)
         if stream is None:
@@ -283,6 +300,7 @@ _HANDLERS: Final[dict[type[Order], Callable[[Commander, Any, float, Done], dict[
     Snooze: Commander.snooze,
     Relearn: Commander.relearn,
     Snapshot: Commander.snapshot,
+    Heatmap: Commander.heatmap,
 }
 
 

@@ -16,7 +16,8 @@ from agent.adapters.pictures import PictureSettings, picture_problems
 from agent.core.alerting import AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.picture_patches import Position
-from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
+from agent.core.picture_settings import PictureReferenceSettings
+from agent.core.picture_settings import PictureSettings as PictureDetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Budget, Duration, Mode, Settings, Size
@@ -296,7 +297,9 @@ def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
     if stream.alert.direction is not Direction.BOTH:
         builder.complain(f"{path}.alert.direction", "none: pictures have no direction", stream.alert.direction.value)
     if stream.alert.min_change:
-        builder.complain(f"{path}.alert.min_change", "none: pictures have no channels", ", ".join(stream.alert.min_change))
+        builder.complain(
+            f"{path}.alert.min_change", "none: pictures have no channels", ", ".join(stream.alert.min_change)
+        )
 
 
 def valid_filter(topic: str) -> bool:

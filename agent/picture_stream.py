@@ -55,13 +55,13 @@ class Seen(msgspec.Struct, frozen=True):
 class PictureStream(Stream):
     """One concrete topic that carries pictures."""
 
+    settings: ImageSettings
     assessment: Looked | None
 
     def __init__(
         self, name: str, topic: str, settings: ImageSettings, encoder: PictureEncoder, agent: str, max_bytes: int
     ) -> None:
         super().__init__(name, topic, settings, agent, (encoder.name, encoder.digest), tuple(FAULTS.values()))
-        self.settings: ImageSettings = settings
         self.encoder = encoder
         height, width, _ = encoder.shape
         self.decoder = PictureDecoder(settings, height, width, max_bytes)
@@ -86,7 +86,7 @@ class PictureStream(Stream):
         return every is not None and 0.0 <= at - self._last_at < 0.95 * every
 
     def take(self, payload: bytes, received_at: float) -> tuple[list[Frame], bool]:
-        """Return the frames of a picture, one for each tile, and whether the clock was set back. Raises PayloadRejected."""
+        """Return a picture's frames, one for each tile, and whether the clock was set back. Raises PayloadRejected."""
         frames = self.decoder.decode(payload, received_at)
         at, turned = frames[0].at, False
         if at <= self._last_at:
@@ -103,8 +103,15 @@ class PictureStream(Stream):
 
     def check(self, frames: list[Frame]) -> dict[AlertKind, float]:
         """Return what is wrong with the picture as such: how many times each limit was passed, on every tile."""
-        found = [{one.fault: one.score for one in health.check(frame)} for health, frame in zip(self.health, frames, strict=True)]
-        return {kind: min(one[fault] for one in found) for fault, kind in FAULTS.items() if all(fault in one for one in found)}
+        found = [
+            {one.fault: one.score for one in health.check(frame)}
+            for health, frame in zip(self.health, frames, strict=True)
+        ]
+        return {
+            kind: min(one[fault] for one in found)
+            for fault, kind in FAULTS.items()
+            if all(fault in one for one in found)
+        }
 
     def prepare(self, frames: list[Frame]) -> F32:
         """Return what is to be encoded, float32 [tiles, height, width, 3]."""
@@ -117,7 +124,9 @@ class PictureStream(Stream):
         """
         each = [[output[tile] for output in outputs] for tile in range(len(frames))]
         self.seen = Seen(frames, each)
-        found = [detector.push(*one) for detector, one in zip(self.detectors, zip(frames, each, strict=True), strict=True)]
+        found = [
+            detector.push(*one) for detector, one in zip(self.detectors, zip(frames, each, strict=True), strict=True)
+        ]
         done = [one for one in found if one is not None]
         if len(done) < len(found):
             return None
@@ -137,7 +146,7 @@ class PictureStream(Stream):
         self._odd.append((found.at, found.score))
 
     def unlike_since(self, found: Looked, started_at: float) -> float:
-        """Return since when, before an alert began, nothing was as odd: s since the epoch; else when it began to learn."""
+        """Return since when nothing was as odd, before an alert began: s since the epoch; else when learning began."""
         earlier = [at for at, score in self._odd if score >= found.score and at < started_at]
         return max(earlier, default=self._first_at)
 

@@ -113,6 +113,7 @@ class Pipeline:
         self._pending: list[tuple[SensorStream, Due, float]] = []
         self._pending_lanes = 0
         self.tap: Tap | None = None
+        self.priming = False  # what comes is known to be normal: it is learnt, and nothing alarms
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -124,7 +125,9 @@ class Pipeline:
                     continue
                 if message.retained and not stream.own_time:
                     raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
-                if isinstance(stream, SensorStream):
+                if message.superseded:
+                    pass  # its stream was heard
+                elif isinstance(stream, SensorStream):
                     for sample in stream.decode(message.payload, message.received_at):
                         self._push(stream, sample, message.received_at, outcome)
                 elif isinstance(stream, PictureStream):
@@ -145,7 +148,7 @@ class Pipeline:
     def tick(self, now: float, elapsed_s: float, connected_since_s: float | None) -> Outcome:
         """Look for silent streams. `connected_since_s` is None while the broker is away: silence is not counted."""
         outcome = Outcome([], [], [])
-        if connected_since_s is None:
+        if connected_since_s is None or self.priming:
             return outcome
         for stream in self.streams.values():
             after = stream.settings.silence.after_s
@@ -338,6 +341,7 @@ class Pipeline:
             assessment.score,
             lambda: channels[int(np.argmax(parts))],
             may_begin=machine.may_begin(received_at),
+            priming=self.priming,
         )
         if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
             outcome.alerts.append(alert_row(stream, machine))
@@ -384,7 +388,7 @@ class Pipeline:
         machine = stream.alerts[kind]
         firing = machine.state is AlertState.FIRING
         odd = score is not None and (firing or machine.may_begin(now))
-        if at <= machine.last_at or odd == firing:
+        if at <= machine.last_at or odd == firing or self.priming:
             return
         transition = machine.observe(at, odd=odd)
         if transition is not None:
@@ -397,7 +401,13 @@ class Pipeline:
         names = stream.decoder.tiles
         tile = int(found.part_scores.sum(axis=(1, 2)).argmax())
         transition = judge(
-            budget, machine, found.at, found.score, lambda: names[tile], may_begin=machine.may_begin(now)
+            budget,
+            machine,
+            found.at,
+            found.score,
+            lambda: names[tile],
+            may_begin=machine.may_begin(now),
+            priming=self.priming,
         )
         if transition is None and machine.progress != before:
             outcome.alerts.append(alert_row(stream, machine))
@@ -433,7 +443,7 @@ class Pipeline:
         firing = machine.state is AlertState.FIRING
         threshold = stream.detector.budget.frozen_threshold
         odd = score >= threshold and (firing or machine.may_begin(received_at))
-        if due.at <= machine.last_at or odd == firing:
+        if due.at <= machine.last_at or odd == firing or self.priming:
             return
         transition = machine.observe(due.at, odd=odd)
         if transition is not None:
@@ -490,11 +500,16 @@ def judge(
     leading: Callable[[], str] = str,
     *,
     may_begin: bool = True,
+    priming: bool = False,
 ) -> AlertTransition | None:
     """Let one decision's score drive the alert, and the alert the budget; return what is to be published.
 
-    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed.
+    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed. With
+    `priming` all is known to be normal.
     """
+    if priming:
+        budget.learn(at, score)
+        return None
     transition = None
     if at > machine.last_at or machine.state is AlertState.INACTIVE:
         firing = machine.state is AlertState.FIRING

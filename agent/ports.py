@@ -15,7 +15,8 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     """One MQTT publication as it arrived.
 
     `received_at` is wall-clock time (s since the epoch), `elapsed_s` a monotonic clock. `connection` counts
-    connections made by this process: an acknowledgement is valid only on the connection it came from.
+    connections made by this process: an acknowledgement is valid only on the connection it came from. `superseded`:
+    a newer picture came while this one waited, so its payload was let go.
     """
 
     topic: str
@@ -26,6 +27,7 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     retained: bool = False
     message_id: int = 0
     connection: int = 0
+    superseded: bool = False
 
 
 class Scored(Protocol):

@@ -20,10 +20,11 @@ from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 
 if TYPE_CHECKING:
-    from agent.config import StreamSettings
+    from agent.config import SensorSettings, StreamSettings
     from agent.core.bank import DetectorBank
     from agent.core.budget import BudgetControl
     from agent.core.types import Assessment, Budget
+    from agent.picture_stream import Looked
     from agent.ports import Encoder
 
 SNAPSHOT_SCHEMA: Final = 6
@@ -53,7 +54,7 @@ class Stream(ABC):
         }
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
-        self.assessment: Assessment | None = None
+        self.assessment: Assessment | Looked | None = None
         self._share: Budget | None = None  # of the agent's budget
 
     @property
@@ -165,11 +166,14 @@ class Stream(ABC):
 class SensorStream(Stream):
     """A stream of readings. Its detector is one of a bank's."""
 
+    settings: SensorSettings
+    assessment: Assessment | None
+
     def __init__(
         self,
         name: str,
         topic: str,
-        settings: StreamSettings,
+        settings: SensorSettings,
         encoder: Encoder | None,
         bank: DetectorBank,
         agent: str,

@@ -60,7 +60,7 @@ class PictureSettings(Settings, frozen=True, kw_only=True):
     region: Region = WHOLE
     ignore: tuple[Polygon, ...] = ()
     tiles: tuple[int, ...] = ONE_TILE
-    max_pixels: int = 50_000_000
+    max_pixels: int = 20_000_000
 
 
 def picture_problems(settings: PictureSettings) -> list[Problem]:
@@ -97,8 +97,9 @@ def require_pillow() -> None:
 class PictureDecoder:
     """Makes frames of a stream's payloads: one for each tile that is not ignored altogether.
 
-    `tiles` names them, in the order of the frames; `ignored` holds for each which cells of the encoder's input are
-    ignored, bool [height, width], or None. Raises ConfigurationError if Pillow is not installed or nothing is left.
+    `tiles` names them, in the order of the frames; `places` are their columns and rows, from 0; `ignored` holds for
+    each which cells of the encoder's input are ignored, bool [height, width], or None. Raises ConfigurationError if
+    Pillow is not installed or nothing is left.
     """
 
     def __init__(self, settings: PictureSettings, height: int, width: int, max_bytes: int) -> None:
@@ -112,10 +113,12 @@ class PictureDecoder:
         columns, rows = settings.tiles
         self._needed = (width * columns / (right - left), height * rows / (bottom - top))
         self._parts: list[tuple[Tile, Bools | None]] = []
-        for tile in cut(settings.region, settings.tiles):
+        self.places: list[tuple[int, int]] = []
+        for index, tile in enumerate(cut(settings.region, settings.tiles)):
             ignored = ignored_cells(settings.ignore, tile.box, height, width)
             if not ignored.all():
                 self._parts.append((tile, ignored if ignored.any() else None))
+                self.places.append((index % columns, index // columns))
         if not self._parts:
             raise ConfigurationError([Problem("ignore", "that something of the region is left", "nothing")])
         self.tiles = tuple(tile.name for tile, _ in self._parts)

@@ -42,7 +42,9 @@ class Telemetry:
         self.messages_received = counter("messages_received_total", "Messages taken from the broker")
         self.messages_rejected = counter("messages_rejected_total", "Messages or samples dropped", ("reason",))
         self.queue_length = gauge("queue_length", "Messages waiting to be processed")
-        self.frames_dropped = counter("frames_dropped_total", "Pictures not looked at: they came too soon, or a newer one came")
+        self.frames_dropped = counter(
+            "frames_dropped_total", "Pictures not looked at: they came too soon, or a newer one came"
+        )
         self.queue_dropped = counter("queue_dropped_total", "QoS 0 messages dropped because the queue was full")
         self.windows_encoded = counter("windows_encoded_total", "Decisions made", ("stream",))
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")

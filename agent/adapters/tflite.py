@@ -205,9 +205,7 @@ def load_encoder(
     return _fastest(TfliteEncoder, bundle, runtime, file, num_threads)
 
 
-def _fastest(
-    make: type[Model], bundle: Bundle, runtime: str | None, file: str | None, num_threads: int
-) -> Model:
+def _fastest(make: type[Model], bundle: Bundle, runtime: str | None, file: str | None, num_threads: int) -> Model:
     available = available_runtimes()
     if runtime is not None and runtime not in available:
         raise BundleError(f"expected the runtime {runtime}, found none; pip install {runtime}")

@@ -52,7 +52,7 @@ class Rung:
         self._ended_at = -inf
 
     def learn(self, at: float, score: float, level: float, step: float, alert: AlertSettings) -> None:
-        """Take one decision's score; `level` is the score that this rung stands for, `step` what an event adds to it."""
+        """Take a decision's score. `level` is the score that this rung stands for, `step` what an event adds to it."""
         begun = False
         odd = score >= lowered(level, firing=self._firing)
         if not self._firing and 0.0 <= at - self._ended_at < alert.cooldown_s:
@@ -104,6 +104,7 @@ class BudgetControl:
         self._interval_s: float | None = None
         self.events = 0
         self._rungs: list[Rung] = []
+        self._learnt = 0  # decisions that the ladder has seen
         self._used = 0  # rungs, the first ones: a budget that has become larger may leave some unused
         # By alert: what it lifted, the offset first, then each rung; None once confirmed.
         self._lifts: OrderedDict[str, list[float] | None] = OrderedDict()
@@ -146,18 +147,23 @@ class BudgetControl:
         self.decisions += 1
         self.promised += self.rate
         self.events += raised
-        level = fresh_below = 0.0
-        for rung in self._rungs[: self._used]:
-            level += rung.gap
-            fresh = FIRST_STEP / (1.0 + self.decisions * rung.rate)
-            rung.learn(at, score, level, max(RUNG_STEP, fresh - fresh_below), self._alert)
-            fresh_below = fresh
+        self.learn(at, score)
         before, self.offset = self.offset, self._bounded(self.offset - STEP * self.rate)
         if raised:
             quiet, self.offset = self.offset, self._bounded(before + STEP * (1.0 - self.rate))
             self._lifts[alert] = [self.offset - quiet, *(rung.lift for rung in self._rungs[: self._used])]
             while len(self._lifts) > MAX_ALERTS:
                 self._lifts.popitem(last=False)
+
+    def learn(self, at: float, score: float) -> None:
+        """Let the ladder learn from a score. By itself where what comes is known to be normal, and nothing counts."""
+        self._learnt += 1
+        level = fresh_below = 0.0
+        for rung in self._rungs[: self._used]:
+            level += rung.gap
+            fresh = FIRST_STEP / (1.0 + self._learnt * rung.rate)
+            rung.learn(at, score, level, max(RUNG_STEP, fresh - fresh_below), self._alert)
+            fresh_below = fresh
 
     def _bounded(self, offset: float) -> float:
         return min(max(offset, -LOWEST if self._lowers else 0.0), HIGHEST)
@@ -176,6 +182,7 @@ class BudgetControl:
             "promised": self.promised,
             "events": self.events,
             "lifts": lifts,
+            "learnt": self._learnt,
             "rungs": [rung.snapshot() for rung in self._rungs],
         }
 
@@ -184,6 +191,7 @@ class BudgetControl:
         self.offset, self.decisions, self.events = state["offset"], state["decisions"], state["events"]
         self.promised = state["promised"]
         self._lifts = OrderedDict((alert, lift) for alert, lift in state["lifts"])
+        self._learnt = state["learnt"]
         self._rungs += [Rung(place) for place in range(len(self._rungs), len(state["rungs"]))]
         for rung, learnt in zip(self._rungs, state["rungs"], strict=False):
             rung.restore(learnt)
