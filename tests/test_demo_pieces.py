@@ -14,8 +14,9 @@ from time import process_time
 import psutil
 import pytest
 
-from agent import demo as module
-from agent.demo import Counters, Disturbance, Watcher, free_port, start_broker
+from agent import demo_parts as module
+from agent.demo import Counters, Disturbance
+from agent.demo_parts import Watcher, free_port, start_broker
 from agent.errors import RedshankError
 from agent.ports import InboundMessage
 from tests.brokers import wait_until
@@ -152,7 +153,7 @@ def test_without_mosquitto_amqtt_serves():
 import pathlib, shutil, threading
 shutil.which = lambda *_, **__: None
 from agent.adapters.mqtt import BrokerSettings, MqttClient, MqttEvents, Protocol
-from agent.demo import start_broker
+from agent.demo_parts import start_broker
 name, url, stop = start_broker(pathlib.Path("/nowhere"))
 heard, subscribed = threading.Event(), threading.Event()
 class Listener(MqttEvents):
@@ -202,7 +203,7 @@ def test_ticks_come_at_their_period_and_are_not_made_up_for(monkeypatch):
 
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "sleep", sleep)
-    ticks = module._ticks(0.1)
+    ticks = module.ticks(0.1)
     for busy in (0.0, 0.04, 5.0, 0.0, 0.0):
         next(ticks)
         now[0] += busy
