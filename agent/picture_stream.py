@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason
 from agent.adapters.pictures import PictureDecoder
-from agent.core.alerting import AlertKind
+from agent.core.alerting import AlertKind, FrozenPolicy
 from agent.core.bank import combined
 from agent.core.budget import BudgetControl
 from agent.core.picture_health import PictureFault, PictureHealth
@@ -107,10 +107,11 @@ class PictureStream(Stream):
             {one.fault: one.score for one in health.check(frame)}
             for health, frame in zip(self.health, frames, strict=True)
         ]
+        ignored = AlertKind.FROZEN if self.settings.alert.frozen is FrozenPolicy.IGNORE else None
         return {
             kind: min(one[fault] for one in found)
             for fault, kind in FAULTS.items()
-            if all(fault in one for one in found)
+            if kind is not ignored and all(fault in one for one in found)
         }
 
     def prepare(self, frames: list[Frame]) -> F32:

@@ -144,7 +144,7 @@ def one_of(configuration: Configuration, name: str | None, kind: type[Kind], wha
     if name is None or name not in streams:
         known = ", ".join(streams) or "none of that kind"
         raise RecordingError(
-            f"{what} is for one of the streams {known}, found {name or 'none named'}; name it with --stream"
+            f"{what}: expected one of the streams {known}, found {name or 'none'}; name it with --stream"
         )
     return streams[name]
 

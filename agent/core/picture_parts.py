@@ -17,8 +17,8 @@ _SOFT: Final = 0.5  # evidence over which heat grows e-fold where it is low
 class Layout:
     """The grids of an encoder's maps, and which of their cells count.
 
-    `shapes` are (rows, columns, dim) each; `ignored` bool [height, width] marks pixels that do not count. `visible` bool
-    is where in the finest grid every map has a cell that counts. Raises ValueError where nothing is left.
+    `shapes` are (rows, columns, dim) each; `ignored` bool [height, width] marks pixels that do not count. `visible`
+    bool is where in the finest grid every map has a cell that counts. Raises ValueError where nothing is left.
     """
 
     def __init__(self, shapes: list[tuple[int, ...]], ignored: Bools | None = None) -> None:
@@ -40,7 +40,7 @@ class Layout:
         return self._finest(values, self.kept[-1], self.grids[-1])
 
     def gather(self, values: list[F64]) -> F64:
-        """Return the sum over maps, each cell's value, float64 [cells], shared by the cells of the finest grid in it."""
+        """Return the sum over maps of each cell's value, float64 [cells], shared by the finest cells in it."""
         made = np.zeros(self.finest)
         for value, kept, grid in zip(values, self.kept, self.grids, strict=True):
             made += self._finest(value, kept, grid) * (grid[0] * grid[1] / (self.finest[0] * self.finest[1]))

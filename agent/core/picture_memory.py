@@ -1,0 +1,206 @@
+"""What is known of a stream's normal pictures: examples of patches, the last pictures as a whole, and a fit of these.
+
+A new fit is made in steps, one for each picture, while the old one goes on; what is let in meanwhile waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.core.bank import TooFewLeftError
+from agent.core.picture_patches import PatchBank, strangeness
+from agent.core.picture_pool import MIN_PICTURES, Gaussian, GaussianBuild, fields
+from agent.core.picture_reference import MOST_ODD, REFUSE_P, Picture, PictureRing, ScoreScale
+from agent.core.types import F32, F64, I64, Bools
+
+MIN_LEFT: Final = 32  # pictures
+REFIT_SHARE: Final = 0.5  # of the pictures that the last fit had
+REFIT_AT_MOST: Final = 400  # pictures
+LEAST_REFIT: Final = 16
+RARE_REFIT: Final = 10  # that were let in although rare: the scene has changed
+_LEAST_DISTANCE: Final = 1e-6
+
+
+class PictureMemory:
+    """`cells` int64 are those of the grid whose patches count; `size` and `dim` of what is kept of whole pictures."""
+
+    def __init__(self, bank: PatchBank, cells: I64, size: int, dim: int) -> None:
+        self.bank, self.cells = bank, cells
+        self.ring = PictureRing(size, dim)
+        self.fit: Gaussian | None = None
+        self._scale: ScoreScale | None = None
+        self._build: GaussianBuild | None = None
+        self._waiting: list[Picture] = []
+        self._since_fit = [0, 0]  # pictures let in, and how many of these were rare
+
+    @property
+    def count(self) -> int:
+        """Return how many pictures are held."""
+        return self.ring.count + len(self._waiting)
+
+    @property
+    def bytes(self) -> int:
+        """Return what it takes."""
+        return self.bank.bytes + self.ring.bytes + (0 if self.fit is None else self.fit.precision.nbytes)
+
+    @property
+    def scale(self) -> ScoreScale:
+        """Return what is usual among the scores of the pictures held."""
+        if self._scale is None:
+            count = self.ring.count
+            pool_scores = None if self.fit is None else self.ring.pool_scores[:count]
+            self._scale = ScoreScale.of(self.ring.patch_scores[:count], pool_scores)
+        return self._scale
+
+    def pool_score(self, features: F32) -> float:
+        """Return the logarithm of a picture's squared distance, of float32 [dim]; NaN without a fit."""
+        return float("nan") if self.fit is None else float(log_scores(self.fit.distances(features[None]))[0])
+
+    def begin(self, picture: Picture, wanted: int) -> None:
+        """Take one of the first `wanted` pictures, whose patches and scores come with `settle`."""
+        self.ring.add(picture)
+        if self._build is not None:
+            self._switch(self._build.step())
+        elif self.fit is None and self.ring.count >= max(MIN_PICTURES, wanted - GaussianBuild.steps_for(wanted)):
+            self._build = GaussianBuild(self.ring.rows)
+
+    def settle(self, patch_scores: F32) -> None:
+        """Take the first pictures' scores, float32 [count], and take out what was odd; a fit without it is due."""
+        ring = self.ring
+        ring.patch_scores[: ring.count] = patch_scores
+        if self.fit is not None:  # those that came while it was made
+            late = slice(self.fit.count, ring.count)
+            ring.pool_scores[late] = log_scores(self.fit.distances(ring.pooled[late]))
+        scores = zip(ring.patch_scores[: ring.count], ring.pool_scores[: ring.count], strict=True)
+        odd = np.array([self.scale.p_value(float(one), float(other)) <= REFUSE_P for one, other in scores])
+        if not 0 < odd.sum() <= MOST_ODD * ring.count:
+            return
+        self.bank.remove(np.isin(self.bank.born, ring.numbers[: ring.count][odd]))
+        ring.remove(odd)
+        self._scale, self._since_fit = None, [LEAST_REFIT, RARE_REFIT]
+
+    def admit(self, picture: Picture, *, rare: bool) -> None:
+        """Let a picture in."""
+        self.bank.learn(picture.patches, self.cells, picture.number, picture.at)
+        self._since_fit[0] += 1
+        self._since_fit[1] += rare
+        if self._build is not None:
+            self._waiting.append(picture)
+            return
+        self.ring.add(picture)
+        self._scale = None
+
+    def step(self) -> None:
+        """Do a step of the fit that is in the making, or begin one where it is due."""
+        if self._build is not None:
+            self._switch(self._build.step())
+            return
+        let_in, rare = self._since_fit
+        held = 0 if self.fit is None else self.fit.count
+        due = let_in >= min(REFIT_AT_MOST, max(LEAST_REFIT, REFIT_SHARE * held)) or rare >= RARE_REFIT
+        if due and self.ring.count >= MIN_PICTURES:
+            self._since_fit = [0, 0]
+            self._build = GaussianBuild(self.ring.rows)
+
+    def _switch(self, done: tuple[Gaussian, F64] | None) -> None:
+        """Go on with a new fit, if it is done, and let in what waited for it."""
+        if done is None:
+            return
+        self.fit, left_out = done
+        self.ring.pool_scores[: len(left_out)] = log_scores(left_out)
+        self._build, self._scale = None, None
+        self._gather()
+
+    def _gather(self) -> None:
+        """Let in what waits for a fit."""
+        for picture in self._waiting:
+            self.ring.add(msgspec.structs.replace(picture, pool_score=self.pool_score(picture.pooled)))
+        self._waiting = []
+
+    def _refit(self) -> None:
+        """Bring the fit up to date at once, after the reference was changed by hand."""
+        self.fit, self._build, self._scale, self._since_fit = None, None, None, [0, 0]
+        if self.ring.count >= MIN_PICTURES:
+            self._switch(GaussianBuild(self.ring.rows).finish())
+
+    def accept(self, pictures: list[Picture], number: int, mark: int) -> None:
+        """Let in what had been refused, as pictures `number` and on, with a mark; their scores leave out their own."""
+        self._gather()
+        for marks in (self.bank.marks, self.ring.marks):
+            marks[marks == mark] = 0  # what an alert of long ago brought
+        for place, one in enumerate(pictures, number):
+            self.bank.learn(one.patches, self.cells, place, one.at, mark)
+        for place, one in enumerate(pictures, number):
+            distances, _ = self.bank.nearest(one.patches, self.cells, without=place)
+            score = strangeness(distances)
+            self.ring.add(msgspec.structs.replace(one, number=place, mark=mark, patch_score=score))
+        self._refit()
+
+    def forget_mark(self, mark: int) -> int:
+        """Take out what came with a mark; return how many pictures. Raises TooFewLeftError, changing nothing then."""
+        return self._take_out(self.ring.marks == mark, self.bank.marks == mark)
+
+    def forget_span(self, begin: float, end: float) -> int:
+        """Take out what came within a time span; return how many pictures.
+
+        Raises TooFewLeftError, and then changes nothing.
+        """
+        waiting = [one for one in self._waiting if begin <= one.at <= end]
+        ring, bank = self.ring, self.bank
+        return self._take_out(
+            (ring.times >= begin) & (ring.times <= end), (bank.times >= begin) & (bank.times <= end), tuple(waiting)
+        )
+
+    def _take_out(self, pictures: Bools, examples: Bools, waiting: tuple[Picture, ...] = ()) -> int:
+        leaving = pictures[: self.ring.count]
+        wanted = int(leaving.sum()) + len(waiting)
+        if self.count - wanted < MIN_LEFT:
+            raise TooFewLeftError(f"at least {MIN_LEFT} pictures to be left")
+        if wanted == 0:
+            return 0
+        self._waiting = [one for one in self._waiting if all(one is not other for other in waiting)]
+        self.ring.remove(leaving)
+        self.bank.remove(examples)
+        self._gather()
+        self._refit()
+        return wanted
+
+    def nearest(self, features: F32, neighbours: int) -> list[tuple[float, float]]:
+        """Return (time, distance) of the pictures nearest as a whole, nearest first, in units of spread."""
+        rows = self.ring.rows
+        away = np.sqrt(np.square((rows - features) / (rows.std(axis=0) + 1e-3)).mean(axis=1))
+        order = np.argsort(away, kind="stable")[:neighbours]
+        return [(float(self.ring.times[place]), float(away[place])) for place in order]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all of it."""
+        return {
+            "bank": self.bank.snapshot(),
+            "ring": self.ring.snapshot(),
+            "fit": fields(self.fit),
+            "build": None if self._build is None else [len(self._build.rows), self._build.steps],
+            "waiting": [one.packed() for one in self._waiting],
+            "since_fit": list(self._since_fit),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it up again; a fit in the making is made again, as far as it was."""
+        self.bank.restore(state["bank"])
+        self.ring.restore(state["ring"])
+        self.fit = None if state["fit"] is None else Gaussian(*state["fit"])
+        self._scale, self._build = None, None
+        if state["build"] is not None:
+            rows, steps = state["build"]
+            self._build = GaussianBuild(self.ring.pooled[:rows])
+            for _ in range(steps):
+                self._build.step()
+        self._waiting = [Picture.unpacked(one) for one in state["waiting"]]
+        self._since_fit = list(state["since_fit"])
+
+
+def log_scores(squared: F64) -> F32:
+    """Return the logarithms of squared distances, float32."""
+    return np.log(np.maximum(squared, _LEAST_DISTANCE)).astype(np.float32)
