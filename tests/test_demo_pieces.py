@@ -11,6 +11,7 @@ import sys
 import threading
 from time import process_time
 
+import msgspec
 import psutil
 import pytest
 
@@ -123,14 +124,29 @@ def test_states_scores_and_alerts_are_remembered():
             message("status", {"no": "matter"}),
             message("machine/alert", {"event": "raised", "id": "1"}),
             message("machine/alert", {"event": "cleared", "id": "1"}),
-            message("machine/alert", {"event": "raised", "id": "2"}),
+            message("machine/alert", {"event": "raised", "id": "2", "kind": "frozen"}),
+            message("machine/heatmap", {"not": "a picture"}),
+            message("machine/heatmap", None),
         ]
     )
     assert watcher.state == {"phase": "active"}
     assert list(watcher.scores) == [2.5]
     assert watcher.alert("raised") == {"event": "raised", "id": "1"}
-    assert watcher.alert("raised", 1) == {"event": "raised", "id": "2"}
+    assert watcher.alert("raised", 1)["id"] == "2"
+    assert watcher.alert("raised", 1, "frozen")["id"] == "2"
+    assert watcher.alert("raised", 1, "anomaly") is None
+    assert watcher.heatmaps == [b'{"not": "a picture"}']
+    assert watcher.kept == {f"redshank/demo/{one}" for one in ("status", "machine/state", "machine/heatmap")}
     assert watcher.alert("cleared", 2) is None
+
+
+def test_what_a_broker_kept_from_an_earlier_run_is_no_news_but_is_to_be_cleared():
+    watcher = Watcher()
+    old = [message("machine/state", {"phase": "active"}), message("machine/heatmap", {"old": 1})]
+    watcher.on_messages([msgspec.structs.replace(one, retained=True) for one in old])
+    assert watcher.state == {}
+    assert watcher.heatmaps == []
+    assert watcher.kept == {"redshank/demo/machine/state", "redshank/demo/machine/heatmap"}
 
 
 def test_a_free_port_can_be_listened_on():
