@@ -89,6 +89,17 @@ def test_odd_pictures_among_the_reference_do_not_lengthen_the_tail(seed):
     assert max(scale, dirty_scale) < 1.5  # that of what is normal is 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gate_does_not_shorten_the_tail_again_and_again(seed):
+    rng = np.random.default_rng(seed)
+    past = rng.exponential(1.0, 1000)
+    for _ in range(20):  # the reference is renewed by what its own tail does not refuse
+        threshold, scale = exponential_tail(np.sort(past))
+        fresh = rng.exponential(1.0, 2000)
+        past = fresh[fresh < threshold + scale * np.log(0.1 / REFUSE_P)][:1000]
+    assert scale == pytest.approx(0.85, abs=0.3)
+
+
 def test_no_more_is_left_out_than_may_be_odd():
     past = np.concatenate([np.linspace(0, 1, 700), np.full(300, 100.0)])  # two kinds of pictures
     threshold, scale = exponential_tail(past)
