@@ -14,6 +14,7 @@ from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment
+    from agent.picture_stream import Looked
 
 VERSION: Final = 1
 MAX_PARTS: Final = 5
@@ -26,7 +27,26 @@ _PLAIN: Final = (1e-4, 1e7)  # numbers between are written out
 _RESOLVED: Final = 1e-5  # of the largest: digits beyond are not told
 _DAY_S: Final = 86400.0
 _LASTED: Final = ((2 * _DAY_S, _DAY_S, "days"), (2 * 3600.0, 3600.0, "h"), (120.0, 60.0, "min"), (0.0, 1.0, "s"))
-_RECOVERED: Final = {AlertKind.SILENT: "is heard again", AlertKind.FROZEN: "changes again"}
+_RECOVERED: Final = {
+    AlertKind.SILENT: "is heard again",
+    AlertKind.FROZEN: "changes again",
+    AlertKind.BLACK: "can see again",
+    AlertKind.WHITE: "can see again",
+    AlertKind.COVERED: "can see again",
+    AlertKind.BLURRED: "is sharp again",
+}
+_FAULTS: Final = {
+    AlertKind.BLACK: "sends black pictures",
+    AlertKind.WHITE: "sends white pictures",
+    AlertKind.COVERED: "seems to be covered: its pictures show next to nothing",
+    AlertKind.BLURRED: "sends pictures that are out of focus",
+    AlertKind.FROZEN: "sends the same picture again and again",
+}
+_THIRDS: Final = (
+    ("top left", "top", "top right"),
+    ("left", "middle", "right"),
+    ("bottom left", "bottom", "bottom right"),
+)
 _ENDINGS: Final = {
     Ending.NORMAL: "looks normal again",
     Ending.ACCEPTED: "was accepted as normal",
@@ -100,6 +120,39 @@ def frozen(due: Due, assessment: Assessment, since: float) -> dict[str, Any]:
     return {**found, "view": "frozen", "span": {"from": timestamp(since), "to": timestamp(assessment.at)}}
 
 
+def picture_evidence(
+    found: Looked, tiles: tuple[str, ...], nearest: list[tuple[float, float]], unlike_since: float, begun_at: float
+) -> dict[str, Any]:
+    """Return what made a picture odd: the cells of the encoder's grid by share, the nearest references.
+
+    A cell is named by its row and column from 1, behind its tile's name where there are several. Shares sum to 1.
+    """
+    shares = found.part_scores.astype(np.float64)
+    order = np.argsort(-shares.reshape(-1), kind="stable")
+    told = [int(place) for place in order[:MAX_PARTS] if shares.reshape(-1)[place] > 0]
+    given = [round(float(shares.reshape(-1)[place]), _DIGITS) for place in told]
+    parts = []
+    for place, share in zip(told, given, strict=True):
+        tile, row, column = (int(one) for one in np.unravel_index(place, shares.shape))
+        cell = f"row {row + 1}, column {column + 1}"
+        name = f"{tiles[tile]}: {cell}" if len(tiles) > 1 else cell
+        where = _THIRDS[3 * row // shares.shape[1]][3 * column // shares.shape[2]]
+        parts.append({"name": name, "share": share, "value": None, "expected": [None, None], "where": where})
+    return {
+        "parts": parts,
+        "others": {"count": shares.size - len(told), "share": max(0.0, round(1.0 - sum(given), _DIGITS))},
+        "view": "picture",
+        "nearest": [{"at": timestamp(at), "distance": round(distance, 4)} for at, distance in nearest],
+        "unlike_since": timestamp(unlike_since),
+        "span": {"from": timestamp(min(begun_at, found.at)), "to": timestamp(found.at)},
+    }
+
+
+def picture_fault(begun_at: float, at: float) -> dict[str, Any]:
+    """Return the evidence of pictures that show nothing: since when."""
+    return {**silence(begun_at, at), "view": "picture"}
+
+
 def silence(heard_at: float, at: float) -> dict[str, Any]:
     """Return the evidence of silence: the time in which nothing was heard."""
     return {
@@ -128,6 +181,8 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     if transition.kind is AlertKind.SILENT:
         return _fitted(stream, " has fallen silent")
     assert found is not None  # only what an operator ended has none
+    if found["view"] == "picture":
+        return _fitted(stream, f" {_FAULTS.get(transition.kind) or _looks(transition, found)}")
     first = found["parts"][0]
     if transition.kind is AlertKind.FROZEN:
         told, _, _ = written(first["value"], first["value"], first["value"], 0.0)
@@ -138,6 +193,15 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     now = " now" if transition.event is AlertEvent.UPDATED else ""
     since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
     return _fitted(stream, f":{now} ", first["name"], f" {_did(first, found['view'], since, _others(found))}")
+
+
+def _looks(transition: AlertTransition, found: dict[str, Any]) -> str:
+    """Return how a picture is odd, and where."""
+    since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
+    now = " now" if transition.event is AlertEvent.UPDATED else ""
+    first = found["parts"][0]
+    tile = f" of {first['name'].split(':')[0]}" if ":" in first["name"] else ""
+    return f"looks{now} unlike any picture since {since}, most of all at the {first['where']}{tile}"
 
 
 def _duration(lasted_s: float) -> str:

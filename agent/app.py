@@ -18,19 +18,21 @@ from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
-from agent.adapters.tflite import installed_runtimes, load_encoder
+from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
 from agent.commands import Commander
-from agent.config import NO_ENCODER, Configuration, default_agent_id
+from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
 from agent.core.types import StreamPhase
-from agent.pipeline import Outcome, Pipeline, Stream
+from agent.picture_stream import PictureStream
+from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from agent.errors import RefusedError
-    from agent.ports import Encoder, InboundMessage
+    from agent.ports import Encoder, InboundMessage, PictureEncoder
+    from agent.stream import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +51,22 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder]:
+def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder | PictureEncoder]:
     """Return every encoder that the streams name. Raises BundleError.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    names = sorted({stream.encoder_name for stream in configuration.streams} - {NO_ENCODER})
-    loaded: dict[str, Encoder] = {}
-    for name in names:
+    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
+    loaded: dict[str, Encoder | PictureEncoder] = {}
+    for name, of_pictures in sorted(named - {(NO_ENCODER, False)}):
         bundle = find_bundle(name)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
         runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
-        loaded[name] = encoder = load_encoder(bundle, runtime, file)
+        load = load_picture_encoder if of_pictures else load_encoder
+        loaded[name] = encoder = load(bundle, runtime, file)
         if store is not None and chosen is None:
             store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
     return loaded
@@ -107,7 +110,23 @@ def save_all(store: Store, pipeline: Pipeline) -> None:
 
 def save(store: Store, stream: Stream) -> None:
     """Write a stream's snapshot."""
-    store.save(stream.name, {"signature": stream.signature, "detector": stream.bank.snapshot(stream.detector)})
+    store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
+
+
+class QueuedPicture:
+    """A picture that waits for the worker. When a newer one of its topic comes, its payload is let go."""
+
+    def __init__(self, message: InboundMessage) -> None:
+        self.message = message
+
+    @property
+    def qos(self) -> int:
+        """Return the message's QoS."""
+        return self.message.qos
+
+    def supersede(self) -> None:
+        """Let the picture go; the message is still to be acknowledged."""
+        self.message = msgspec.structs.replace(self.message, payload=b"", superseded=True)
 
 
 class Agent(MqttEvents):
@@ -129,7 +148,9 @@ class Agent(MqttEvents):
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
-        self._queue: deque[InboundMessage | Command] = deque()
+        self._queue: deque[InboundMessage | QueuedPicture | Command] = deque()
+        self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
+        self._of_pictures = [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
         self._queue_lock = threading.Lock()
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
@@ -165,11 +186,26 @@ class Agent(MqttEvents):
         limit = self.configuration.agent.queue_size
         with self._queue_lock:
             queue = self._queue
-            queue.extend(messages)
+            if self._of_pictures:
+                queue.extend(self._queued(message) for message in messages)
+            else:
+                queue.extend(messages)
             while len(queue) > limit and not queue[0].qos:
                 queue.popleft()
                 self.telemetry.queue_dropped.inc()
         self._arrived.set()
+
+    def _queued(self, message: InboundMessage) -> InboundMessage | QueuedPicture:
+        """Return what is put in the queue. Of pictures only the newest of each topic is kept."""
+        if all(wildcard_parts(one, message.topic) is None for one in self._of_pictures):
+            return message
+        queued = QueuedPicture(message)
+        older = self._newest.pop(message.topic, None)
+        if older is not None and not message.retained:
+            older.supersede()
+            self.telemetry.dropped()
+        self._newest[message.topic] = queued
+        return queued
 
     def on_command(self, command: Command) -> None:
         """Enqueue, in order with the data."""
@@ -186,6 +222,7 @@ class Agent(MqttEvents):
         if session_present:
             with self._queue_lock:
                 self._queue = deque(message for message in self._queue if not message.qos)
+                self._newest = {topic: one for topic, one in self._newest.items() if not one.qos}
         if self._ever_connected:
             self.telemetry.reconnects.inc()
         self._ever_connected = True
@@ -328,11 +365,17 @@ class Agent(MqttEvents):
         with self._queue_lock:
             queue = self._queue
             arrived = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
+            for one in arrived:
+                if isinstance(one, QueuedPicture) and self._newest.get(one.message.topic) is one:
+                    del self._newest[one.message.topic]
         taken: list[list[InboundMessage] | Command] = []
         for one in arrived:
             if isinstance(one, Command):
                 taken.append(one)
-            elif taken and isinstance(taken[-1], list):
+                continue
+            if isinstance(one, QueuedPicture):
+                one = one.message  # noqa: PLW2901  what it holds by now
+            if taken and isinstance(taken[-1], list):
                 taken[-1].append(one)
             else:
                 taken.append([one])
@@ -381,6 +424,7 @@ class Agent(MqttEvents):
                 self._owed = Outcome([], [], [])
                 self._send_outbox()
                 self._publish_states(monotonic())
+        self._publish_heatmaps(outcome.heatmaps)
         for decided in outcome.decided:
             stream = self.pipeline.streams[decided.stream]
             if stream.settings.score_topic.value == "always":
@@ -388,6 +432,14 @@ class Agent(MqttEvents):
                 body = {"at": found.at, "score": found.score, "p_value": found.p_value}
                 self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
         return stored
+
+    def _publish_heatmaps(self, heatmaps: Iterable[Heatmap]) -> None:
+        """Publish pictures of alerts as retained; after a reconnect the last ones are published again."""
+        for one in heatmaps:
+            topic = self.topics.heatmap(one.stream)
+            if self.mqtt.publish(topic, one.png, qos=1, retain=True) and topic not in self._retained:
+                self._retained.add(topic)
+                self._on_disk(lambda: self.store.set_retained(self._retained))
 
     def _on_disk(self, write: Callable[[], None]) -> bool:
         """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
@@ -432,6 +484,10 @@ class Agent(MqttEvents):
                     self._states[stream.name] = (key, now)
                     self._retained.add(topic)
         if everything:
+            streams = self.pipeline.streams.values()
+            self._publish_heatmaps(
+                Heatmap(one.name, one.heatmap) for one in streams if isinstance(one, PictureStream) and one.heatmap
+            )
             self._clear_gone()
         if everything or len(self._retained) != known:
             self._on_disk(lambda: self.store.set_retained(self._retained))
@@ -442,7 +498,7 @@ class Agent(MqttEvents):
             self.topics.state(settings.name).removesuffix("/state") for settings in self.configuration.streams
         )
         for topic in sorted(self._retained):
-            name = topic.removesuffix("/state")
+            name = topic.rpartition("/")[0]
             configured = any(name == root or name.startswith(f"{root}/") for root in roots)
             if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
                 self._retained.discard(topic)
@@ -457,8 +513,8 @@ class Agent(MqttEvents):
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
         for stream in self.pipeline.streams.values():
-            telemetry.reference_size.labels(stream.name).set(stream.bank.reference_size(stream.detector))
-            budget = stream.detector.budget
+            telemetry.reference_size.labels(stream.name).set(stream.reference_fill)
+            budget = stream.budget
             telemetry.budget_rate.labels(stream.name).set(budget.rate)
             telemetry.budget_promised.labels(stream.name).set(budget.promised)
             telemetry.budget_observed.labels(stream.name).set(budget.events)

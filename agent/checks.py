@@ -6,6 +6,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent.config import ImageSettings
 from agent.core.budget import share
 from agent.core.calibration import beyond_support
 
@@ -21,15 +22,18 @@ def warnings(configuration: Configuration) -> list[str]:
     whole = configuration.agent.false_alarms
     stated_per_s = 0.0
     for stream in configuration.streams:
-        period_s = stream.period_s or 1.0
+        if isinstance(stream, ImageSettings):
+            interval_s = stream.every_s or 1.0
+        else:
+            interval_s = stream.stride * (stream.period_s or 1.0)
         budget = stream.alert.budget_for(stream.mode)
         if stream.alert.false_alarms is not None:
-            stated_per_s += budget.rate_per_s(stream.stride * period_s)
+            stated_per_s += budget.rate_per_s(interval_s)
         elif whole is not None:
             budget = share(whole, len(configuration.streams))
-        if beyond_support(budget.rate_per_decision(stream.stride * period_s)):
+        if beyond_support(budget.rate_per_decision(interval_s)):
             found.append(
-                f"stream {stream.name}: {budget.text} with a decision every {stream.stride * period_s:g} s is rarer "
+                f"stream {stream.name}: {budget.text} with a decision every {interval_s:g} s is rarer "
                 "than its past scores can support; raise stride, or allow more"
             )
     if whole is not None:

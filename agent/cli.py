@@ -41,15 +41,23 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     check = commands.add_parser("check", help="validate a configuration; prints every problem with its line")
     check.add_argument("file", type=Path)
+    check.add_argument(
+        "--draw", type=Path, metavar="PICTURE", help="draw region, tiles and ignored areas over a picture"
+    )
+    check.add_argument("--stream", help="the stream of pictures to draw for")
+    check.add_argument("--out", type=Path, default=Path("drawn.png"), help="where to draw; default: %(default)s")
     record = commands.add_parser("record", help="record what arrives, for replay")
     record.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     record.add_argument("--out", type=Path, required=True)
     record.add_argument("--seconds", type=float, help="stop after so long; default: until interrupted")
     replay = commands.add_parser("replay", help="run recorded data through the same pipeline")
-    replay.add_argument("recording", type=Path)
-    replay.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
-    replay.add_argument("--stream", help="the stream that a CSV file belongs to")
-    replay.add_argument("--time-column", default="time", help="the CSV file's time column")
+    prime = commands.add_parser("prime", help="learn recorded data that is known to be normal, to start active")
+    for one in (replay, prime):
+        one.add_argument("recording", type=Path, help="JSONL as recorded, CSV, or a folder of pictures")
+        one.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+        one.add_argument("--stream", help="the stream that a CSV file or a folder belongs to")
+        one.add_argument("--time-column", default="time", help="the CSV file's time column")
+    prime.add_argument("--state", type=Path, help="the state directory to fill; default: that of the configuration")
     replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
     replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
     replay.add_argument("--report", type=Path, metavar="FILE.html", help="draw values, scores, alerts, other budgets")
@@ -110,6 +118,14 @@ def _check(options: argparse.Namespace) -> int:
     load_encoders(configuration)
     for warning in warnings(configuration):
         sys.stdout.write(f"warning: {warning}\n")
+    if options.draw is not None:
+        from agent.adapters.picture_drawing import draw  # noqa: PLC0415  as above
+        from agent.config import ImageSettings  # noqa: PLC0415  as above
+        from agent.replay import one_of  # noqa: PLC0415  as above
+
+        settings = one_of(configuration, options.stream, ImageSettings, "--draw")
+        options.out.write_bytes(draw(options.draw.read_bytes(), settings))
+        sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
     sys.stdout.write(f"{options.file}: good, {len(configuration.streams)} streams\n")
     return 0
 
@@ -211,6 +227,29 @@ def _replay(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prime(options: argparse.Namespace) -> int:
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+    from agent.replay import replay  # noqa: PLC0415  as above
+
+    configuration = load_configuration(options.config)
+    state = options.state or Path(configuration.agent.state_dir)
+    summary = replay(
+        options.recording,
+        configuration,
+        stream=options.stream,
+        time_column=options.time_column,
+        state=state,
+        progress=sys.stderr.isatty(),
+        prime=True,
+    )
+    for name, references in summary.learnt.items():
+        sys.stdout.write(f"{name}: active, {references} references\n")
+    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items())) or "none"
+    left = summary.streams - len(summary.learnt)
+    sys.stdout.write(f"{state}: {summary.streams} streams primed, {left} still learning; rejected: {rejected}\n")
+    return 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     try:
         from agent.demo import demo  # noqa: PLC0415  needs the extra
@@ -249,6 +288,7 @@ _COMMANDS: Final = {
     "check": _check,
     "record": _record,
     "replay": _replay,
+    "prime": _prime,
     "demo": _demo,
     "encoders": _encoders,
 }

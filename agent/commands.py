@@ -16,14 +16,17 @@ from msgspec import Meta
 from agent.alert_message import timestamp
 from agent.core.alerting import AlertKind, AlertState, Ending
 from agent.core.bank import TooFewLeftError
-from agent.pipeline import Outcome, alert_row
+from agent.picture_stream import PictureStream
+from agent.pipeline import Outcome
 from agent.settings_builder import parse_duration
+from agent.stream import alert_row
 
 if TYPE_CHECKING:
     from agent.adapters.mqtt import Command, Topics
     from agent.config import CommandSettings
-    from agent.pipeline import Pipeline, Stream
+    from agent.pipeline import Pipeline
     from agent.ports import Observer
+    from agent.stream import Stream
 
 MAX_COMMAND_BYTES: Final = 4096
 MAX_CORRELATION_BYTES: Final = 1024
@@ -81,8 +84,14 @@ class Snapshot(Order, frozen=True, kw_only=True, tag="snapshot"):
     """Write the state of all streams now."""
 
 
-AnyOrder: TypeAlias = Accept | Confirm | Forget | Snooze | Relearn | Snapshot
-COMMANDS: Final = ("accept", "confirm", "forget", "snooze", "relearn", "snapshot")
+class Heatmap(Order, frozen=True, kw_only=True, tag="heatmap"):
+    """Publish where the newest picture of a stream is odd, and how."""
+
+    stream: StreamName
+
+
+AnyOrder: TypeAlias = Accept | Confirm | Forget | Snooze | Relearn | Snapshot | Heatmap
+COMMANDS: Final = ("accept", "confirm", "forget", "snooze", "relearn", "snapshot", "heatmap")
 
 
 class CommandError(Exception):
@@ -173,13 +182,13 @@ class Commander:
     def accept(self, order: Accept, now: float, done: Done) -> dict[str, Any]:
         """Learn an alert's windows and end it."""
         stream = self._stream_of(order.alert)
-        quarantine, machine = stream.detector.quarantine, stream.alerts[AlertKind.ANOMALY]
-        again = quarantine.accepted(order.alert) is not None
+        machine = stream.alerts[AlertKind.ANOMALY]
+        again = stream.has_accepted(order.alert)
         windows = 0
         if not again:
-            if not quarantine.knows(order.alert):
+            if not stream.holds(order.alert):
                 raise CommandError("one of the last alerts of its stream", f"{order.alert}, whose windows are gone")
-            windows = stream.bank.accept(stream.detector, order.alert)
+            windows = stream.accept(order.alert)
             done.changed = [stream]
         ends = machine.state is AlertState.FIRING and machine.id == order.alert
         if ends:
@@ -190,7 +199,7 @@ class Commander:
         """Take back what an alert counted."""
         del now
         stream = self._stream_of(order.alert)
-        budget = stream.detector.budget
+        budget = stream.budget
         if not budget.knows(order.alert):
             raise CommandError("one of the last alerts of its stream", f"{order.alert}, which is too long ago")
         again = not budget.confirm(order.alert)
@@ -204,7 +213,7 @@ class Commander:
         try:
             if order.alert is not None and span == (None, None, None):
                 stream = self._stream_of(order.alert)
-                windows = stream.bank.forget_alert(stream.detector, order.alert)
+                windows = stream.forget_alert(order.alert)
                 what = {"alert": order.alert}
             elif order.alert is None and order.stream is not None and order.begin is not None and order.end is not None:
                 begin, end = order.begin.timestamp(), order.end.timestamp()
@@ -213,7 +222,7 @@ class Commander:
                 if begin > end:
                     raise CommandError("`from` before `to`", f"{timestamp(begin)} and {timestamp(end)}")
                 stream = self._active(order.stream)
-                windows = stream.bank.forget_span(stream.detector, begin, end)
+                windows = stream.forget_span(begin, end)
                 what = {"from": timestamp(begin), "to": timestamp(end)}
             else:
                 raise CommandError("either `alert`, or `stream`, `from` and `to`", "another combination")
@@ -251,6 +260,16 @@ class Commander:
         done.changed = None
         return {"streams": len(self._pipeline.streams)}
 
+    def heatmap(self, order: Heatmap, now: float, done: Done) -> dict[str, Any]:
+        """Draw the newest picture's heatmap, and publish it."""
+        del now
+        stream = self._named(order.stream)
+        if not isinstance(stream, PictureStream):
+            raise CommandError("a stream of pictures", repr(order.stream))
+        if not self._pipeline.draw(stream, done.outcome):
+            raise CommandError("a stream that has learnt and seen a picture since the start", repr(order.stream))
+        return {"stream": stream.name, "topic": self._topics.heatmap(stream.name)}
+
     def _named(self, name: str) -> Stream:
         stream = self._pipeline.streams.get(name)
         if stream is None:
@@ -259,17 +278,17 @@ class Commander:
 
     def _active(self, name: str) -> Stream:
         stream = self._named(name)
-        if stream.detector.lanes is None:
+        if not stream.learnt:
             raise CommandError("a stream that has learnt", f"{name!r}, which is still learning")
         return stream
 
     def _stream_of(self, alert: str) -> Stream:
         """Return the stream that an anomaly alert is of."""
         for stream in self._pipeline.streams.values():
-            for kind in (AlertKind.SILENT, AlertKind.FROZEN):
-                if alert == stream.alerts[kind].id:
+            for kind, machine in stream.alerts.items():
+                if kind is not AlertKind.ANOMALY and alert == machine.id:
                     raise CommandError("an alert of the kind anomaly", f"{alert}, of the kind {kind}")
-            if stream.detector.quarantine.knows(alert) or stream.detector.budget.knows(alert):
+            if stream.holds(alert) or stream.budget.knows(alert):
                 return stream
         raise CommandError("the id of one of the last anomaly alerts", f"{alert}, which is not known")
 
@@ -281,6 +300,7 @@ _HANDLERS: Final[dict[type[Order], Callable[[Commander, Any, float, Done], dict[
     Snooze: Commander.snooze,
     Relearn: Commander.relearn,
     Snapshot: Commander.snapshot,
+    Heatmap: Commander.heatmap,
 }
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
 from agent.adapters.payload import PayloadSettings, TimeSettings
-from agent.core.alerting import AlertSettings, SilenceSettings
+from agent.adapters.pictures import PictureSettings, picture_problems
+from agent.core.alerting import AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
+from agent.core.picture_patches import Position
+from agent.core.picture_settings import PictureReferenceSettings
+from agent.core.picture_settings import PictureSettings as PictureDetectorSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Budget, Duration, Mode, Settings, Size
@@ -47,13 +51,12 @@ class ScoreTopic(StrEnum):
     ALWAYS = "always"
 
 
-class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
-    """What to watch and how; one stream for each concrete topic that matches."""
+class SensorSettings(PayloadSettings, frozen=True, kw_only=True, tag_field="kind", tag="sensor"):
+    """Readings: what to watch and how; one stream for each concrete topic that matches."""
 
     name: str
     topic: str
     qos: int = 1
-    kind: str = "sensor"
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
@@ -88,6 +91,43 @@ class StreamSettings(PayloadSettings, frozen=True, kw_only=True):
         )
 
 
+class PictureAlertSettings(AlertSettings, frozen=True):
+    """When an odd picture becomes an alert: at once, for a defect is in one picture only."""
+
+    after: int = 1
+
+
+class ImageSettings(PictureSettings, frozen=True, kw_only=True, tag_field="kind", tag="image"):
+    """Pictures: what to watch and how; one stream for each concrete topic that matches."""
+
+    name: str
+    topic: str
+    qos: int = 1
+    every_s: Duration | None = None
+    encoder: str = "efficientnet-lite0"
+    mode: Mode = Mode.ADAPT
+    position: Position = Position.ANYWHERE
+    adapt_after_s: Duration = 0.0
+    reference: PictureReferenceSettings = PictureReferenceSettings()
+    alert: PictureAlertSettings = PictureAlertSettings()
+    silence: SilenceSettings = SilenceSettings()
+    score_topic: ScoreTopic = ScoreTopic.NEVER
+
+    @property
+    def encoder_name(self) -> str:
+        """Return the encoder that is used."""
+        return self.encoder
+
+    def detector(self) -> PictureDetectorSettings:
+        """Return the part that the core needs."""
+        return PictureDetectorSettings(
+            mode=self.mode, position=self.position, adapt_after_s=self.adapt_after_s, reference=self.reference
+        )
+
+
+StreamSettings: TypeAlias = SensorSettings | ImageSettings
+
+
 class MetricsSettings(Settings, frozen=True):
     """Where Prometheus finds us."""
 
@@ -114,19 +154,23 @@ class Configuration(Settings, frozen=True, kw_only=True):
 # What numbers must at least be.
 _LEAST: Final[dict[type, dict[str, int]]] = {
     AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
-    StreamSettings: {"stride": 1, "carry_limit": 0},
+    SensorSettings: {"stride": 1, "carry_limit": 0},
     ReferenceSettings: {"size": 100, "warm_up": 100},
+    PictureReferenceSettings: {"size": 100, "warm_up": 40},
     ScoreSettings: {"neighbours": 1},
     AlertSettings: {"after": 1, "clear_after": 1},
+    PictureAlertSettings: {"after": 1, "clear_after": 1},
     BrokerSettings: {"receive_maximum": 1},
 }
 _MOST: Final[dict[type, dict[str, int]]] = {
-    StreamSettings: {"carry_limit": 1000},
+    SensorSettings: {"carry_limit": 1000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
+    PictureReferenceSettings: {"size": 5000},
 }
 _POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
-    StreamSettings: ("period_s", "season_s"),
+    SensorSettings: ("period_s", "season_s"),
+    ImageSettings: ("every_s",),
     SilenceSettings: ("after_s",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }
@@ -164,13 +208,17 @@ def _cross_check(builder: Builder) -> None:
     """Look at what types cannot say, in every part that could be built."""
     names: set[str] = set()
     for path, made in list(builder.made.items()):
-        if isinstance(made, StreamSettings):
+        if isinstance(made, SensorSettings | ImageSettings):
             if made.name in names:
                 builder.complain(
                     f"{path}.name", "a name that no other stream has", repr(made.name), "rename one of them"
                 )
             names.add(made.name)
             _check_stream(made, path, builder)
+            if isinstance(made, SensorSettings):
+                _check_sensor(made, path, builder)
+            else:
+                _check_images(made, path, builder)
         elif isinstance(made, BrokerSettings):
             try:
                 endpoint(made.url)
@@ -222,10 +270,14 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
     if "{" in stream.topic:
         complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
-    if stream.kind != "sensor":
-        complain("kind", "sensor", stream.kind, "other kinds are not in this version")
     if stream.qos not in (0, 1):
         complain("qos", "0 or 1", stream.qos)
+
+
+def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
+    def complain(key: str, expected: str, found: object, remedy: str = "") -> None:
+        builder.complain(f"{path}.{key}", expected, repr(found), remedy)
+
     if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
         complain("delimiter", "one character", stream.delimiter)
     for counter in stream.counters if stream.channels else ():
@@ -233,6 +285,21 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
             complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")
     if stream.reference.warm_up > stream.reference.size:
         complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
+
+
+def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
+    for problem in picture_problems(stream):
+        builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
+    if stream.reference.warm_up > stream.reference.size:
+        builder.complain(
+            f"{path}.reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up
+        )
+    if stream.alert.direction is not Direction.BOTH:
+        builder.complain(f"{path}.alert.direction", "none: pictures have no direction", stream.alert.direction.value)
+    if stream.alert.min_change:
+        builder.complain(
+            f"{path}.alert.min_change", "none: pictures have no channels", ", ".join(stream.alert.min_change)
+        )
 
 
 def valid_filter(topic: str) -> bool:

@@ -5,34 +5,34 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
 
-from agent.adapters.payload import PayloadRejected, RejectReason, make_decoder
+from agent.adapters.payload import PayloadRejected, RejectReason
+from agent.adapters.picture_drawing import heatmap_png
 from agent.adapters.store import AlertRow, OutboxRow
-from agent.alert_message import encode, evidence, frozen, silence, timestamp
+from agent.alert_message import encode, evidence, frozen, picture_evidence, picture_fault, silence
+from agent.config import ImageSettings
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
-from agent.core.quiet import QuietHours
 from agent.core.reference import Workspace
-from agent.core.types import Assessment, Mode, Sample, StreamPhase
+from agent.core.types import Assessment, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
+from agent.picture_stream import FAULTS, Looked, PictureStream
+from agent.stream import SensorStream, Stream, alert_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from agent.adapters.mqtt import Topics
-    from agent.config import Configuration, StreamSettings
-    from agent.core.alerting import AlertSettings
+    from agent.config import Configuration, SensorSettings, StreamSettings
     from agent.core.budget import BudgetControl
-    from agent.core.types import Budget
-    from agent.ports import Encoder, InboundMessage, Observer
+    from agent.ports import Encoder, InboundMessage, Observer, PictureEncoder
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
 BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
@@ -40,7 +40,6 @@ _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that late
 MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
-SNAPSHOT_SCHEMA: Final = 5
 _DROPPED: Final = {
     Arrival.DUPLICATE: RejectReason.DUPLICATE,
     Arrival.LATE: RejectReason.LATE,
@@ -49,113 +48,19 @@ _DROPPED: Final = {
 }
 
 
-class Stream:
-    """One concrete topic being watched."""
-
-    def __init__(
-        self,
-        name: str,
-        topic: str,
-        settings: StreamSettings,
-        encoder: Encoder | None,
-        bank: DetectorBank,
-        agent: str,
-        max_bytes: int,
-    ) -> None:
-        self.name, self.topic, self.settings, self.encoder, self.bank = name, topic, settings, encoder, bank
-        self.decode = make_decoder(settings, max_bytes)
-        self.own_time = settings.time is not None
-        self.detector = bank.detector(settings.channels)
-        once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
-        quiet = quiet_hours(settings.alert)
-        self.alerts = {
-            kind: AlertMachine(how, agent=agent, stream=name, kind=kind, quiet=quiet)
-            for kind, how in (
-                (AlertKind.ANOMALY, settings.alert),
-                (AlertKind.FROZEN, msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)),
-                (AlertKind.SILENT, once),
-            )
-        }
-        self.turns = 0  # of the grid, at the last decision
-        self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
-        self.heard_elapsed_s: float | None = None
-        self.heard_at = 0.0
-        self.assessment: Assessment | None = None
-        self._share: Budget | None = None  # of the agent's budget
-
-    def take_share(self, budget: Budget) -> None:
-        """Promise this stream's share of the agent's budget."""
-        self._share = budget
-        self.detector.budget.change(budget)
-
-    @property
-    def phase(self) -> StreamPhase:
-        """Return the stream's phase; silence wins."""
-        silent = self.alerts[AlertKind.SILENT].state is AlertState.FIRING
-        return StreamPhase.SILENT if silent else self.detector.phase
-
-    @property
-    def bytes(self) -> int:
-        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
-
-    def relearn(self) -> None:
-        """Begin anew, as if never seen: all that was learnt is given up."""
-        self.bank.release(self.detector)
-        self.detector = self.bank.detector(self.settings.channels)
-        self.turns, self.pending_row, self.assessment = 0, None, None
-        if self._share is not None:
-            self.detector.budget.change(self._share)
-
-    @property
-    def signature(self) -> dict[str, Any]:
-        """Return what a snapshot must agree with to be resumed."""
-        encoder = self.encoder
-        settings = self.settings
-        return {
-            "schema": SNAPSHOT_SCHEMA,
-            "runtime": encoder.runtime if encoder else "",
-            # With the grid on which embeddings are kept: a float model's is not its own.
-            "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
-            "channels": list(settings.channels),
-            "period_s": settings.period_s,
-            "season_s": settings.season_s,
-            "spacing": settings.spacing.value,
-            "counters": sorted(settings.counters),
-            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
-            "stride": settings.stride,
-            "size": settings.reference.size,
-            "method": settings.score.method.value,
-        }
-
-    def state(self) -> dict[str, Any]:
-        """Return the payload of the stream's state topic."""
-        detector, anomaly = self.detector, self.alerts[AlertKind.ANOMALY]
-        left = detector.learning_left
-        period = detector.grid.period_s
-        assessment = self.assessment
-        return {
-            "phase": self.phase,
-            "learning_left_s": None if period is None else round(left * period, 1),
-            "alert": anomaly.state,
-            "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
-            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
-            "score": round(assessment.score, 3) if assessment else None,
-            "p_value": float(f"{assessment.p_value:.3g}") if assessment and assessment.p_value is not None else None,
-            "reference_fill": self.bank.reference_size(detector),
-            "encoder": self.encoder.name if self.encoder else None,
-            "channels": detector.grid.channels,
-            "channels_ignored": detector.grid.ignored_channels,
-            "period_s": period,
-        }
-
-
 class Decided(msgspec.Struct, frozen=True):
     """One decision, for whoever wants the scores."""
 
     stream: str
-    assessment: Assessment
+    assessment: Assessment | Looked
     alert_state: AlertState
+
+
+class Heatmap(msgspec.Struct, frozen=True):
+    """Where a stream's last alert was seen, as PNG: to be published as retained."""
+
+    stream: str
+    png: bytes
 
 
 class Outcome(msgspec.Struct):
@@ -164,16 +69,17 @@ class Outcome(msgspec.Struct):
     alerts: list[AlertRow]
     outbox: list[OutboxRow]
     decided: list[Decided]
+    heatmaps: list[Heatmap] = msgspec.field(default_factory=list)
 
 
 class Tap(Protocol):
     """Who looks on in a replay, for a report: nobody in the daemon."""
 
-    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+    def sampled(self, stream: SensorStream, sample: Sample, arrival: Arrival) -> None:
         """See what became of a reading."""
         ...
 
-    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+    def decided(self, stream: SensorStream, due: Due, found: Assessment, threshold: float) -> None:
         """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
         ...
 
@@ -188,7 +94,7 @@ class Pipeline:
     def __init__(
         self,
         configuration: Configuration,
-        encoders: dict[str, Encoder],
+        encoders: Mapping[str, Encoder | PictureEncoder],
         topics: Topics,
         observer: Observer,
         *,
@@ -204,9 +110,10 @@ class Pipeline:
         self._refused: set[str] = set()
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
-        self._pending: list[tuple[Stream, Due, float]] = []
+        self._pending: list[tuple[SensorStream, Due, float]] = []
         self._pending_lanes = 0
         self.tap: Tap | None = None
+        self.priming = False  # what comes is known to be normal: it is learnt, and nothing alarms
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages in order; return what is to be stored and sent."""
@@ -218,15 +125,20 @@ class Pipeline:
                     continue
                 if message.retained and not stream.own_time:
                     raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
-                for sample in stream.decode(message.payload, message.received_at):
-                    self._push(stream, sample, message.received_at, outcome)
+                if message.superseded:
+                    pass  # its stream was heard
+                elif isinstance(stream, SensorStream):
+                    for sample in stream.decode(message.payload, message.received_at):
+                        self._push(stream, sample, message.received_at, outcome)
+                elif isinstance(stream, PictureStream):
+                    self._see(stream, message, outcome)
                 self._heard(stream, message.received_at, message.elapsed_s, outcome)
             except PayloadRejected as rejection:
                 self._observer.rejected(message.topic, rejection.reason.value)
         self._flush(outcome)
         return outcome
 
-    def process_sample(self, stream: Stream, sample: Sample) -> Outcome:
+    def process_sample(self, stream: SensorStream, sample: Sample) -> Outcome:
         """Take one sample that needs no decoding."""
         outcome = Outcome([], [], [])
         self._push(stream, sample, sample.at, outcome)
@@ -236,7 +148,7 @@ class Pipeline:
     def tick(self, now: float, elapsed_s: float, connected_since_s: float | None) -> Outcome:
         """Look for silent streams. `connected_since_s` is None while the broker is away: silence is not counted."""
         outcome = Outcome([], [], [])
-        if connected_since_s is None:
+        if connected_since_s is None or self.priming:
             return outcome
         for stream in self.streams.values():
             after = stream.settings.silence.after_s
@@ -309,15 +221,20 @@ class Pipeline:
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
         encoder = self._encoders.get(settings.encoder_name)
         agent = self._configuration.agent
-        bank = self._bank(settings, encoder)
-        stream = Stream(name, topic, settings, encoder, bank, agent.id, agent.max_payload_bytes)
+        stream: Stream
+        if isinstance(settings, ImageSettings):
+            pictures = cast("PictureEncoder", encoder)
+            stream = PictureStream(name, topic, settings, pictures, agent.id, agent.max_payload_bytes)
+        else:
+            windows = cast("Encoder | None", encoder)
+            bank = self._bank(settings, windows)
+            stream = SensorStream(name, topic, settings, windows, bank, agent.id, agent.max_payload_bytes)
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
-            bank.restore(stream.detector, saved)
-            stream.turns = stream.detector.grid.turns
+            stream.restore(saved)
         return stream
 
-    def _bank(self, settings: StreamSettings, encoder: Encoder | None) -> DetectorBank:
+    def _bank(self, settings: SensorSettings, encoder: Encoder | None) -> DetectorBank:
         """Return the bank of all streams with equal settings."""
         wanted = settings.detector()
         key = (settings.encoder_name, msgspec.json.encode(wanted))
@@ -339,7 +256,7 @@ class Pipeline:
                 self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
 
-    def _push(self, stream: Stream, sample: Sample, received_at: float, outcome: Outcome) -> None:
+    def _push(self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
         if self.tap is not None:
             self.tap.sampled(stream, sample, arrival)
@@ -361,7 +278,7 @@ class Pipeline:
         if len(self._pending) >= MAX_PENDING or self._pending_lanes >= MAX_PENDING_LANES:
             self._flush(outcome)
 
-    def _begin(self, stream: Stream, warm_up: WarmUp) -> None:
+    def _begin(self, stream: SensorStream, warm_up: WarmUp) -> None:
         """Embed a warm-up and let its stream become active."""
         for part in stream.bank.warm_up(warm_up):
             if part.view.encoded:
@@ -376,7 +293,7 @@ class Pipeline:
             return
         pending, self._pending, self._pending_lanes = self._pending, [], 0
         dues: dict[int, list[Due]] = {}
-        streams: dict[int, Stream] = {}
+        streams: dict[int, SensorStream] = {}
         for stream, due, _ in pending:
             stream.pending_row = None
             dues.setdefault(id(stream.bank), []).append(due)
@@ -405,7 +322,9 @@ class Pipeline:
                 batch.embeddings[view] = embedded[start:stop]
                 start = stop
 
-    def _decide(self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome) -> None:
+    def _decide(
+        self, stream: SensorStream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+    ) -> None:
         detector, machine = stream.detector, stream.alerts[AlertKind.ANOMALY]
         stream.assessment = assessment
         if due.turns != stream.turns:
@@ -422,6 +341,7 @@ class Pipeline:
             assessment.score,
             lambda: channels[int(np.argmax(parts))],
             may_begin=machine.may_begin(received_at),
+            priming=self.priming,
         )
         if transition is None and machine.progress != before:  # after a kill it goes on from here, under one id
             outcome.alerts.append(alert_row(stream, machine))
@@ -441,15 +361,89 @@ class Pipeline:
             self._publish(stream, transition, received_at, outcome, found, assessment.score, threshold)
         self._decide_frozen(stream, due, assessment, received_at, outcome)
 
+    def _see(self, stream: PictureStream, message: InboundMessage, outcome: Outcome) -> None:
+        """Take a picture: is it one at all, and is it like those before."""
+        now = message.received_at
+        if not stream.own_time and stream.too_soon(now):
+            self._observer.dropped()
+            return
+        frames, turned = stream.take(message.payload, now)
+        at = frames[0].at
+        if turned:
+            for machine in stream.alerts.values():
+                machine.rewind(at)
+        faults = stream.check(frames)
+        for kind in FAULTS.values():
+            self._judge_fault(stream, kind, faults.get(kind), at, now, outcome)
+        if not faults:
+            outputs = self._observer.timed_run(stream.encoder, stream.prepare(frames))
+            found = stream.look(frames, outputs)
+            if found is not None:
+                self._decide_picture(stream, found, now, outcome)
+
+    def _judge_fault(
+        self, stream: PictureStream, kind: AlertKind, score: float | None, at: float, now: float, outcome: Outcome
+    ) -> None:
+        """Begin or end the alert of pictures that show nothing."""
+        machine = stream.alerts[kind]
+        firing = machine.state is AlertState.FIRING
+        odd = score is not None and (firing or machine.may_begin(now))
+        if at <= machine.last_at or odd == firing or self.priming:
+            return
+        transition = machine.observe(at, odd=odd)
+        if transition is not None:
+            self._publish(stream, transition, now, outcome, picture_fault(transition.started_at, at))
+
+    def _decide_picture(self, stream: PictureStream, found: Looked, now: float, outcome: Outcome) -> None:
+        machine = stream.alerts[AlertKind.ANOMALY]
+        budget = stream.budget
+        threshold, before = budget.threshold, machine.progress
+        names = stream.decoder.tiles
+        tile = int(found.part_scores.sum(axis=(1, 2)).argmax())
+        transition = judge(
+            budget,
+            machine,
+            found.at,
+            found.score,
+            lambda: names[tile],
+            may_begin=machine.may_begin(now),
+            priming=self.priming,
+        )
+        if transition is None and machine.progress != before:
+            outcome.alerts.append(alert_row(stream, machine))
+        if machine.state is AlertState.INACTIVE:
+            stream.release()
+        else:
+            stream.keep(machine.current_id, firing=machine.state is AlertState.FIRING)
+        outcome.decided.append(Decided(stream.name, found, machine.state))
+        self._observer.decided(stream.name, found, now)
+        if transition is not None:
+            since = stream.unlike_since(found, transition.started_at)
+            told = picture_evidence(found, names, stream.nearest(tile), since, transition.started_at)
+            self._publish(stream, transition, now, outcome, told, found.score, threshold)
+            if transition.event is not AlertEvent.CLEARED:
+                self.draw(stream, outcome)
+        stream.remember(found)
+
+    @staticmethod
+    def draw(stream: PictureStream, outcome: Outcome) -> bool:
+        """Draw where the newest picture is odd; tell whether there is one."""
+        drawn = stream.heat()
+        if drawn is None:
+            return False
+        stream.heatmap = heatmap_png(*drawn)
+        outcome.heatmaps.append(Heatmap(stream.name, stream.heatmap))
+        return True
+
     def _decide_frozen(
-        self, stream: Stream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
+        self, stream: SensorStream, due: Due, assessment: Assessment, received_at: float, outcome: Outcome
     ) -> None:
         """Begin or end the alert of values that no longer change."""
         machine, score = stream.alerts[AlertKind.FROZEN], assessment.frozen_score
         firing = machine.state is AlertState.FIRING
         threshold = stream.detector.budget.frozen_threshold
         odd = score >= threshold and (firing or machine.may_begin(received_at))
-        if due.at <= machine.last_at or odd == firing:
+        if due.at <= machine.last_at or odd == firing or self.priming:
             return
         transition = machine.observe(due.at, odd=odd)
         if transition is not None:
@@ -468,19 +462,18 @@ class Pipeline:
         threshold: float = 0.0,
     ) -> None:
         settings = stream.settings.alert
-        encoder = stream.encoder
         payload = encode(
             transition,
             agent=self._configuration.agent.id,
             stream=stream.name,
             topic=stream.topic,
             severity=settings.severity,
-            budget=stream.detector.budget.budget.text,
+            budget=stream.budget.budget.text,
             late=now - transition.at > LATE_S,
             threshold=threshold,
             score=score,
             found=found,
-            encoder={"name": encoder.name, "digest": encoder.digest[:12]} if encoder else None,
+            encoder=stream.encoder_tag,
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
         outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
@@ -490,23 +483,13 @@ class Pipeline:
     def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
         """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
         machine = stream.alerts[AlertKind.ANOMALY]
-        stream.detector.quarantine.release()
+        stream.release()
         transition = machine.end(ending)
         outcome.alerts.append(alert_row(stream, machine))
         if transition is not None:
-            threshold = stream.detector.budget.threshold
+            threshold = stream.budget.threshold
             score = None if stream.assessment is None else stream.assessment.score
             self._publish(stream, transition, now, outcome, None, score, threshold)
-
-
-def quiet_hours(settings: AlertSettings) -> QuietHours:
-    """Return the quiet hours of a stream."""
-    return QuietHours(settings.quiet_hours, ZoneInfo(settings.zone))
-
-
-def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
-    """Return the exact state of one of the stream's alerts, to be stored."""
-    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
 
 
 def judge(
@@ -517,18 +500,23 @@ def judge(
     leading: Callable[[], str] = str,
     *,
     may_begin: bool = True,
+    priming: bool = False,
 ) -> AlertTransition | None:
     """Let one decision's score drive the alert, and the alert the budget; return what is to be published.
 
-    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed.
+    `leading` names the channel that an odd decision is about; `may_begin` is false while alerts are snoozed. With
+    `priming` all is known to be normal.
     """
+    if priming:
+        budget.learn(at, score)
+        return None
     transition = None
     if at > machine.last_at or machine.state is AlertState.INACTIVE:
         firing = machine.state is AlertState.FIRING
         odd = budget.odd(score, firing=firing) and (firing or may_begin)
         transition = machine.observe(at, odd=odd, leading=leading() if odd else "")
     raised = transition is not None and transition.event is AlertEvent.RAISED
-    budget.decide(raised=raised, alert=machine.id)
+    budget.decide(at, score, raised=raised, alert=machine.id)
     return transition
 
 

@@ -15,7 +15,8 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     """One MQTT publication as it arrived.
 
     `received_at` is wall-clock time (s since the epoch), `elapsed_s` a monotonic clock. `connection` counts
-    connections made by this process: an acknowledgement is valid only on the connection it came from.
+    connections made by this process: an acknowledgement is valid only on the connection it came from. `superseded`:
+    a newer picture came while this one waited, so its payload was let go.
     """
 
     topic: str
@@ -26,6 +27,26 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     retained: bool = False
     message_id: int = 0
     connection: int = 0
+    superseded: bool = False
+
+
+class Scored(Protocol):
+    """What is counted of a decision, on readings or on a picture."""
+
+    @property
+    def at(self) -> float:
+        """Return its time, s since the epoch."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Return -log10 of the p-value."""
+        ...
+
+    @property
+    def p_value(self) -> float | None:
+        """Return the p-value."""
+        ...
 
 
 class Encoder(Protocol):
@@ -48,6 +69,23 @@ class Encoder(Protocol):
         ...
 
 
+class PictureEncoder(Protocol):
+    """A loaded encoder bundle of pictures; `shape` is (height, width, 3), `output_shapes` (rows, columns, dim) each.
+
+    `run` maps float32 [n, *shape], RGB from 0 to 255, to float32 [n, *output shape], one for each output.
+    """
+
+    name: str
+    digest: str
+    runtime: str
+    shape: tuple[int, ...]
+    output_shapes: list[tuple[int, ...]]
+
+    def run(self, inputs: F32) -> list[F32]:
+        """Return the outputs, in the manifest's order; any n >= 0."""
+        ...
+
+
 class Observer(Protocol):
     """Who counts what happens: Prometheus in the daemon, nobody in a replay."""
 
@@ -59,11 +97,19 @@ class Observer(Protocol):
         """Call the encoder and measure how long it takes."""
         ...
 
+    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+        """Call an encoder of pictures and measure how long it takes."""
+        ...
+
+    def dropped(self) -> None:
+        """Count a picture that was not looked at because it came too soon."""
+        ...
+
     def timed_step(self, step: Iterator[Assessment]) -> Assessment:
         """Take the next assessment and measure how long it takes."""
         ...
 
-    def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
+    def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Note a decision."""
         ...
 

@@ -6,28 +6,37 @@ import csv
 import itertools
 import sys
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from tqdm import tqdm
 
 from agent.adapters.mqtt.topics import Topics
-from agent.adapters.recording import read_csv, read_messages
+from agent.adapters.pictures import PictureFormat
+from agent.adapters.recording import read_csv, read_folder, read_messages
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
 from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.config import ImageSettings, SensorSettings
+from agent.core.types import Mode
 from agent.errors import RecordingError
 from agent.pipeline import Decided, Outcome, Pipeline
+from agent.ports import InboundMessage
+from agent.stream import SensorStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from agent.config import Configuration, StreamSettings
+    from agent.config import Configuration
     from agent.pipeline import Tap
-    from agent.ports import Encoder, InboundMessage
+    from agent.ports import Encoder, PictureEncoder
 
-BATCH = 256
+BATCH: Final = 256
+_FOLDER_BEGINS: Final = 946684800.0  # 2000-01-01: a folder has no times of its own that would survive being copied
+_PRIMED: Final = {Mode.FROZEN: Mode.ADAPT}
+Kind = TypeVar("Kind", SensorSettings, ImageSettings)
 
 
 class Rejections(SilentObserver):
@@ -49,6 +58,7 @@ class Summary(msgspec.Struct):
     decisions: int
     streams: int
     rejected: dict[str, int]
+    learnt: dict[str, int] = msgspec.field(default_factory=dict)  # references by stream, of those that are active
 
 
 def replay(
@@ -61,19 +71,33 @@ def replay(
     alerts: Path | None = None,
     state: Path | None = None,
     progress: bool = False,
-    encoders: dict[str, Encoder] | None = None,
+    encoders: dict[str, Encoder | PictureEncoder] | None = None,
     tap: Tap | None = None,
+    prime: bool = False,
 ) -> Summary:
-    """Run a recording (JSONL, or CSV for one stream) and return its alerts. Raises RecordingError.
+    """Run a recording (JSONL; CSV or a folder of pictures for one stream) and return its alerts. Raises RecordingError.
 
-    `encoders` are taken instead of those that the configuration names; `tap` looks on.
+    `encoders` are taken instead of those that the configuration names; `tap` looks on. With `prime` all of it is known
+    to be normal: it is learnt, in `mode: frozen`, too, and nothing alarms.
     """
     configuration = with_defaults(configuration)
-    if not recording.is_file():
-        raise RecordingError(f"{recording}: expected a recording (.jsonl or .csv), found no such file")
-    rows = recording.suffix.lower() == ".csv"
-    if rows:
-        configuration = msgspec.structs.replace(configuration, streams=[_named(configuration, stream)])
+    if not recording.exists():
+        raise RecordingError(f"{recording}: expected a recording (.jsonl, .csv or a folder), found no such file")
+    outcomes_of: Callable[[Pipeline], Iterator[tuple[int, Outcome]]]
+    if recording.is_dir():
+        settings = one_of(configuration, stream, ImageSettings, "a folder of pictures")
+        bare = msgspec.structs.replace(settings, format=PictureFormat.RAW, path="", time=None)
+        configuration = msgspec.structs.replace(configuration, streams=[bare])
+        outcomes_of = partial(_pictures, settings=bare, folder=recording)
+    elif recording.suffix.lower() == ".csv":
+        only = one_of(configuration, stream, SensorSettings, "a CSV file")
+        configuration = msgspec.structs.replace(configuration, streams=[only])
+        outcomes_of = partial(_rows, settings=only, recording=recording, time_column=time_column)
+    else:
+        outcomes_of = partial(_messages, recording=recording)
+    if prime:
+        streams = [msgspec.structs.replace(one, mode=_PRIMED.get(one.mode, one.mode)) for one in configuration.streams]
+        configuration = msgspec.structs.replace(configuration, streams=streams)
     observer = Rejections()
     summary = Summary([], 0, 0, observer.reasons)
     with ExitStack() as opened:
@@ -86,13 +110,12 @@ def replay(
             observer,
             restore=make_restore(store) if store is not None else None,
         )
-        pipeline.tap = tap
+        pipeline.tap, pipeline.priming = tap, prime
         writer = csv.writer(opened.enter_context(scores.open("w", newline=""))) if scores is not None else None
         if writer is not None:
             writer.writerow(["at", "stream", "score", "p_value", "alert_state"])
         bar = opened.enter_context(tqdm(disable=not progress, unit=" messages", desc="replay", file=sys.stderr))
-        outcomes = _rows(pipeline, configuration, recording, time_column) if rows else _messages(pipeline, recording)
-        for count, outcome in outcomes:
+        for count, outcome in outcomes_of(pipeline):
             bar.update(count)
             summary.decisions += len(outcome.decided)
             told = [msgspec.json.decode(row.payload) for row in outcome.outbox]
@@ -105,6 +128,7 @@ def replay(
             if writer is not None:
                 writer.writerows(_score(one) for one in outcome.decided)
         summary.streams = len(pipeline.streams)
+        summary.learnt = {one.name: one.reference_fill for one in pipeline.streams.values() if one.learnt}
         if alerts is not None:
             alerts.write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in summary.alerts))
         if store is not None:
@@ -112,14 +136,15 @@ def replay(
     return summary
 
 
-def _named(configuration: Configuration, name: str | None) -> StreamSettings:
-    """Return the stream that a CSV file belongs to: the only one, or the one that is named."""
-    streams = {settings.name: settings for settings in configuration.streams}
+def one_of(configuration: Configuration, name: str | None, kind: type[Kind], what: str) -> Kind:
+    """Return the stream that a recording belongs to: the only one of its kind, or the one that is named."""
+    streams = {one.name: one for one in configuration.streams if isinstance(one, kind)}
     if name is None and len(streams) == 1:
-        return configuration.streams[0]
-    if name not in streams:
+        return next(iter(streams.values()))
+    if name is None or name not in streams:
+        known = ", ".join(streams) or "none of that kind"
         raise RecordingError(
-            f"expected one of the streams {', '.join(streams)}, found {name or 'none'}; name it with --stream"
+            f"{what}: expected one of the streams {known}, found {name or 'none'}; name it with --stream"
         )
     return streams[name]
 
@@ -140,10 +165,23 @@ def _messages(pipeline: Pipeline, recording: Path) -> Iterator[tuple[int, Outcom
 
 
 def _rows(
-    pipeline: Pipeline, configuration: Configuration, recording: Path, time_column: str
+    pipeline: Pipeline, settings: SensorSettings, recording: Path, time_column: str
 ) -> Iterator[tuple[int, Outcome]]:
-    (settings,) = configuration.streams
-    stream = pipeline.stream_of(settings.topic.replace("+", "replay").replace("#", "replay"))
-    assert stream is not None
+    stream = pipeline.stream_of(concrete(settings.topic))
+    assert isinstance(stream, SensorStream)
     for sample in read_csv(recording, time_column):
         yield 1, pipeline.process_sample(stream, sample)
+
+
+def _pictures(pipeline: Pipeline, settings: ImageSettings, folder: Path) -> Iterator[tuple[int, Outcome]]:
+    """Process a folder's pictures in the order of their names, `every` or a second apart."""
+    interval_s = settings.every_s or 1.0
+    topic = concrete(settings.topic)
+    for number, file in enumerate(read_folder(folder)):
+        at = _FOLDER_BEGINS + number * interval_s
+        yield 1, pipeline.process([InboundMessage(topic, file.read_bytes(), at, at)])
+
+
+def concrete(topic_filter: str) -> str:
+    """Return a topic that a filter matches, for what was recorded without one."""
+    return topic_filter.replace("+", "replay").replace("#", "replay")

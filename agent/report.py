@@ -18,13 +18,14 @@ from agent.core.budget import BudgetControl
 from agent.core.calibration import beyond_support
 from agent.core.types import F64, Budget, Mode
 from agent.core.windowing import Arrival
-from agent.pipeline import judge, quiet_hours
+from agent.pipeline import judge
 from agent.settings_builder import parse_budget
+from agent.stream import SensorStream, quiet_hours
 
 if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment, Sample
-    from agent.pipeline import Stream
+    from agent.stream import Stream
 
 BUDGETS: Final = (
     "1 per hour",
@@ -168,7 +169,7 @@ class Trial:
     """
 
     def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
-        self.control = BudgetControl(budget, mode)
+        self.control = BudgetControl(msgspec.structs.replace(alert, false_alarms=budget), mode)
         self.control.configure(interval_s)
         self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY, quiet=quiet_hours(alert))
 
@@ -221,7 +222,7 @@ class ToldAlert(msgspec.Struct):
 class History:
     """What is remembered of one stream."""
 
-    def __init__(self, stream: Stream, *, kept: bool) -> None:
+    def __init__(self, stream: SensorStream, *, kept: bool) -> None:
         self.stream = stream
         self.kept = kept
         self.values, self.course, self.expected = Envelope(), Envelope(), Envelope()
@@ -384,24 +385,25 @@ class Report:
     def __init__(self) -> None:
         self.histories: dict[str, History] = {}
 
-    def _of(self, stream: Stream) -> History:
+    def _of(self, stream: SensorStream) -> History:
         history = self.histories.get(stream.name)
         if history is None:
             history = self.histories[stream.name] = History(stream, kept=len(self.histories) < MAX_STREAMS)
         return history
 
-    def sampled(self, stream: Stream, sample: Sample, arrival: Arrival) -> None:
+    def sampled(self, stream: SensorStream, sample: Sample, arrival: Arrival) -> None:
         """Take a reading that the grid took."""
         if arrival in {Arrival.ACCEPTED, Arrival.MEASURING}:
             self._of(stream).sampled(sample)
 
-    def decided(self, stream: Stream, due: Due, found: Assessment, threshold: float) -> None:
+    def decided(self, stream: SensorStream, due: Due, found: Assessment, threshold: float) -> None:
         """Take a decision."""
         self._of(stream).decided(due, found, threshold)
 
     def told(self, stream: Stream, message: dict[str, Any]) -> None:
         """Take an alert's message."""
-        self._of(stream).told(message)
+        if isinstance(stream, SensorStream):
+            self._of(stream).told(message)
 
     def finish(self) -> None:
         """Take it that nothing more comes."""

@@ -181,6 +181,8 @@ class Builder:
             inner = f"{path}.{key}" if path else key
             first = self._lines.get(inner)
             self._lines[inner] = key_node.start_mark.line + 1
+            if key == kind.__struct_config__.tag_field:
+                continue  # it has chosen this type
             if key not in fields:
                 near = difflib.get_close_matches(key, fields, 1)
                 remedy = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(fields)}"
@@ -207,7 +209,10 @@ class Builder:
         if optional:
             if node.tag.endswith(":null"):
                 return None
-            info = next(one for one in info.types if not isinstance(one, msgspec.inspect.NoneType))
+            types = [one for one in info.types if not isinstance(one, msgspec.inspect.NoneType)]
+            info = types[0] if len(types) == 1 else self._tagged(types, node, path)
+            if info is None:
+                return None
         word = (info.extra or {}).get("parse") if isinstance(info, msgspec.inspect.Metadata) else None
         if word is not None:
             parse = parse_duration if word == "duration" else parse_size
@@ -235,6 +240,19 @@ class Builder:
                 for key, one in node.value
             }
         return self._scalar(info, node, path)
+
+    def _tagged(self, types: list[Any], node: yaml.Node, path: str) -> Any:
+        """Return the type that the tag's key chooses, the first where there is none; None after a complaint."""
+        by_tag = {str(one.tag): one for one in types}
+        field = types[0].tag_field
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.value == field:
+                if value.value in by_tag and isinstance(value, yaml.ScalarNode):
+                    return by_tag[value.value]
+                self._lines[f"{path}.{field}"] = key.start_mark.line + 1
+                self.complain(f"{path}.{field}", f"one of {', '.join(by_tag)}", _found(value))
+                return None
+        return types[0]
 
     def _word(self, parse: Any, expected: str, node: yaml.Node, path: str) -> Any:
         try:

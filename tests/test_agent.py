@@ -10,11 +10,13 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 
 from tests.brokers import Peer, free_port, wait_until
+from tests.scenes import encoded, lorry, scene
 
 BUDGET = "1 per 10000 decisions"
 
@@ -319,6 +321,42 @@ class Desk:
         self.peer.publish("redshank/pi/command", json.dumps(command))
         wait_until(lambda: len(self.answers()) > before)
         return self.answers()[-1]
+
+
+GATE = """
+  - name: gate
+    topic: cameras/+
+    kind: image
+    reference: {size: 100, warm_up: 45}
+    alert: {false_alarms: 1 per 1000 decisions, cooldown: 0s}
+"""
+
+
+def test_an_odd_picture_is_told_with_a_heatmap_that_the_broker_keeps(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto, more=GATE).start().ready()
+    decided = 'redshank_windows_encoded_total{stream="gate/yard"}'
+    sent = 0
+    while process.metric(decided) is None and sent < 400:
+        peer.publish("cameras/yard", encoded(scene(sent)))
+        sent += 1
+        time.sleep(0.03)
+    while not alerts(peer) and sent < 450:
+        peer.publish("cameras/yard", encoded(scene(sent, lorry)))
+        sent += 1
+        time.sleep(0.2)
+    (alert,) = (one for one in alerts(peer) if one["event"] == "raised")
+    wait_until(lambda: peer.payloads("redshank/pi/gate/yard/heatmap"))
+    (png, *_) = peer.payloads("redshank/pi/gate/yard/heatmap")
+    assert png.startswith(b"\x89PNG")
+    late = make_peer(mosquitto, "redshank/pi/gate/yard/heatmap")
+    wait_until(lambda: late.received)
+    assert late.received[0][1].startswith(b"\x89PNG")
+    assert "unlike any picture since" in alert["message"]
+    process.stop()
+    process.config.write_text(process.config.read_text().replace(GATE, ""))
+    process.start().ready()
+    wait_until(lambda: late.received[-1][1] == b"")  # no longer configured: cleared
 
 
 COMMANDS = "commands: {enabled: true, reply_topic_prefix: ops/answers}"

@@ -53,6 +53,49 @@ def test_a_full_queue_drops_the_oldest_of_qos_0_and_none_of_qos_1(agent):
     assert not agent.is_full()
 
 
+@pytest.fixture
+def watching(tmp_path):
+    """Return an agent that watches pictures below cameras/ and readings elsewhere."""
+    path = tmp_path / "redshank.yaml"
+    path.write_text(
+        f"""
+agent: {{id: pi, state_dir: {tmp_path / "state"}}}
+streams:
+  - {{name: gate, topic: "cameras/+", kind: image}}
+  - {{name: pump, topic: "plant/+", encoder: none}}
+"""
+    )
+    made = Agent(load_configuration(path))
+    yield made
+    made.store.close()
+
+
+def picture(number, qos, topic="cameras/a"):
+    return InboundMessage(topic, b"%d" % number, 0.0, 0.0, qos, message_id=number, connection=1)
+
+
+def test_of_pictures_that_wait_the_newest_of_each_topic_counts_and_all_are_acknowledged(watching):
+    watching.on_messages([picture(1, 1), message(2, 1), picture(3, 0, "cameras/b"), picture(4, 1)])
+    watching.on_messages([picture(5, 1), picture(6, 0, "cameras/b")])
+    (taken,) = watching._take()
+    assert [one.message_id for one in taken] == [1, 2, 3, 4, 5, 6]
+    assert [one.payload for one in taken] == [b"", b"2", b"", b"", b"5", b"6"]
+    assert [one.superseded for one in taken] == [True, False, True, True, False, False]
+    assert watching.telemetry.frames_dropped._value.get() == 3.0
+    watching.on_messages([picture(7, 1)])  # the one before it was taken: nothing waits
+    ((last,),) = watching._take()
+    assert (last.payload, last.superseded) == (b"7", False)
+
+
+def test_what_a_kept_session_sends_again_is_not_counted_as_older_pictures(watching):
+    watching.on_messages([picture(1, 1), picture(2, 0, "cameras/b")])
+    watching.on_connected(session_present=True)
+    watching.on_messages([picture(1, 1), picture(3, 0, "cameras/b")])
+    (taken,) = watching._take()
+    assert [(one.message_id, one.superseded) for one in taken] == [(2, True), (1, False), (3, False)]
+    assert watching.telemetry.frames_dropped._value.get() == 1.0
+
+
 def test_commands_keep_their_place_among_the_messages(agent):
     agent.on_messages([message(0, 1), message(1, 1)])
     agent.on_command(Command(message(2, 1)))

@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.telemetry import SilentObserver
-from agent.config import AgentSettings, Configuration, StreamSettings
+from agent.config import AgentSettings, Configuration, SensorSettings
 from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
 from agent.core.types import Sample
 from agent.pipeline import Pipeline
 from agent.settings_builder import parse_budget
 from tests.benchmarks.budget.__main__ import _cell, by_source, measured, summary
-from tests.benchmarks.budget.methods import METHODS, AdaptiveConformal, Held
+from tests.benchmarks.budget.methods import METHODS, AdaptiveConformal, Held, Tracking
 from tests.benchmarks.budget.play import Branch, Played, Track, garwood, play, worst_day
 from tests.benchmarks.budget.streams import DAY, KINDS, WEEK, normal_stream
 from tests.benchmarks.detection.drive import Driver
@@ -44,7 +44,7 @@ def test_playing_stored_scores_gives_the_alerts_of_the_agent():
     values = rng.normal(size=1400)
     for row in (700, 900, 1000, 1250):
         values[row : row + 12] += 6.0
-    stream = StreamSettings(name="s", topic="s", channels=("0",), period_s=60.0, encoder="none", alert=ALERT)
+    stream = SensorSettings(name="s", topic="s", channels=("0",), period_s=60.0, encoder="none", alert=ALERT)
     configuration = Configuration(agent=AgentSettings(id="a"), streams=[stream])
     pipeline = Pipeline(configuration, {}, Topics("redshank", "a"), SilentObserver())
     at = 60.0 * np.arange(1_000_000, 1_000_000 + len(values))
@@ -57,7 +57,7 @@ def test_playing_stored_scores_gives_the_alerts_of_the_agent():
     driver = Driver(make_encoder("none"))
     feed = driver.feed("s", at / 60.0, values[:, None], driver.warm_up_rows)
     driver.run([feed], tqdm(disable=True))
-    played = play(track(feed.scores, at=at), BudgetControl(BUDGET), ALERT)
+    played = play(track(feed.scores, at=at), BudgetControl(ALERT), ALERT)
     assert len(raised) >= 3
     assert at[played.raised].tolist() == raised
     assert played.expected == pytest.approx((len(values) - driver.warm_up_rows) / 100)
@@ -68,7 +68,7 @@ def test_alarms_inside_labels_steer_and_are_not_counted():
     scores[100:104] = scores[300:304] = 9.0
     counts = np.ones(400, np.bool_)
     counts[90:110] = False
-    played = play(track(scores, counts=counts), BudgetControl(BUDGET), ALERT)
+    played = play(track(scores, counts=counts), BudgetControl(ALERT), ALERT)
     assert played.raised == [301]  # the second odd decision in a row
     assert played.raised_all == [101, 301]
     assert played.expected == pytest.approx(3.8)
@@ -84,7 +84,7 @@ def test_an_injection_changes_nothing_behind_it():
         Branch(295, "spike", 2.0, np.full(20, np.nan, np.float32)),
     ]
     tracks = [track(scores, branches=branches)]
-    played = play(tracks[0], Held(BUDGET), ALERT)
+    played = play(tracks[0], Held(ALERT), ALERT)
     assert played.raised == [301]
     assert played.found == [True, False, None, False]
     assert played.delays == [1, None, None, None]
@@ -103,25 +103,38 @@ def test_the_worst_day_is_that_of_one_stream():
 
 
 def test_a_held_threshold_stays_and_a_conformal_level_follows_gibbs_and_candes():
-    held = Held(BUDGET)
+    held = Held(ALERT)
     held.configure(60.0)
-    held.decide(raised=True)
-    assert (held.offset, held.threshold, held.events) == (0.0, 2.0, 1)
-    samples, events = AdaptiveConformal(BUDGET, events=False), AdaptiveConformal(BUDGET, events=True)
+    held.decide(0.0, 9.0, raised=True)
+    assert (held.threshold, held.events) == (2.0, 1)
+    samples, events = AdaptiveConformal(ALERT, events=False), AdaptiveConformal(ALERT, events=True)
     for one in (samples, events):
         one.configure(60.0)
         assert one.odd(2.1, firing=False)
         assert not one.odd(1.9, firing=False)
         assert one.odd(1.9, firing=True)
-        one.decide(raised=False)
+        one.decide(0.0, 0.0, raised=False)
     assert samples.level == pytest.approx(0.01 + 1e-3 * 0.01)  # 1.9 is not within the level: no error
     assert events.level == pytest.approx(0.01 + 0.1 * 0.01)
     samples.odd(9.0, firing=False)
-    samples.decide(raised=False)
-    events.decide(raised=True)
+    samples.decide(0.0, 0.0, raised=False)
+    events.decide(0.0, 0.0, raised=True)
     assert samples.level == pytest.approx(0.01 + 1e-3 * (0.01 + 0.01 - 1.0))
     assert events.level < 0.0
     assert not events.odd(300.0, firing=False)
+
+
+def test_what_shipped_before_moves_with_alerts_alone_and_within_its_bounds():
+    tracking = Tracking(ALERT)
+    tracking.configure(60.0)
+    assert tracking.odd(2.0, firing=False)
+    tracking.decide(0.0, 2.0, raised=True)
+    assert not tracking.odd(2.29, firing=False)
+    assert tracking.odd(2.3, firing=False)
+    for _ in range(2000):
+        tracking.decide(0.0, 0.0, raised=False)
+    assert tracking.odd(1.0, firing=False)
+    assert not tracking.odd(0.99, firing=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

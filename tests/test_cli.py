@@ -300,7 +300,7 @@ def test_a_replay_in_which_nothing_was_wrong_says_so(configure, tmp_path, capsys
 @pytest.mark.parametrize(
     ("content", "arguments", "says"),
     [
-        (None, [], "expected a recording (.jsonl or .csv), found no such file"),
+        (None, [], "expected a recording (.jsonl, .csv or a folder), found no such file"),
         ("rubbish\n", [], "recording.csv:1: expected a column 'time', found rubbish; name it with --time-column"),
         ("time,a\nnever,1\n", [], "recording.csv:2: expected a time"),
         ("time,a\n1,1\n", ["--stream", "fan"], "expected one of the streams pump, found fan"),

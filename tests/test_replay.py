@@ -330,7 +330,12 @@ def test_of_several_streams_the_csv_files_own_must_be_named(write_csv, configure
     assert {row["stream"] for row in read_scores(tmp_path / "scores.csv")} == {"fan"}
 
 
-@pytest.mark.parametrize("name", ["recording.jsonl", "recording.csv", "."])
+def test_a_folder_is_for_a_stream_of_pictures(configuration, tmp_path):
+    with pytest.raises(RecordingError, match="a folder of pictures: expected one of the streams none of that kind"):
+        replay(tmp_path, configuration)
+
+
+@pytest.mark.parametrize("name", ["recording.jsonl", "recording.csv", "folder"])
 def test_a_recording_that_is_not_there_is_an_error_that_names_it(configuration, tmp_path, name):
     with pytest.raises(RecordingError, match=rf"{tmp_path / name}: expected a recording .*, found no such file"):
         replay(tmp_path / name, configuration)

@@ -21,6 +21,7 @@ from agent.core.windowing import MAX_CHANNELS
 MAX_DEPTH: Final = 32
 LARGEST: Final = 1e30  # no sensor means more, and windows are kept in single precision
 _UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_JSON: Final = msgspec.json.Decoder()
 _CONTAINERS: Final = (dict, list)
 _EARLIEST: Final = 1.0  # s since the epoch; zero is what a device without a clock sends
 
@@ -116,18 +117,14 @@ def _json(settings: PayloadSettings) -> Decoder:
     paths = [(name, name.split(".")) for name in settings.channels]
     time_path = timed.path.split(".") if timed else []
     parse_text = settings.text_numbers is TextNumbers.PARSE
-    decoder = msgspec.json.Decoder()
 
     def decode(payload: bytes, received_at: float) -> list[Sample]:
-        try:
-            document = decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = _lenient(payload)
-        at = _time(timed, _at_path(document, time_path), received_at) if timed else received_at
+        document = read_json(payload)
+        at = read_time(timed, at_path(document, time_path), received_at) if timed else received_at
         values: dict[str, float] = {}
         if paths:
             for name, path in paths:
-                number = _number(_at_path(document, path), parse_text=parse_text)
+                number = _number(at_path(document, path), parse_text=parse_text)
                 if number is not None:
                     values[name] = number
         else:
@@ -141,6 +138,14 @@ def _json(settings: PayloadSettings) -> Decoder:
         return [Sample(at, values)]
 
     return decode
+
+
+def read_json(payload: bytes) -> Any:
+    """Return the document. Raises PayloadRejected: MALFORMED or TOO_DEEP."""
+    try:
+        return _JSON.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _lenient(payload)
 
 
 def _lenient(payload: bytes) -> Any:
@@ -187,7 +192,7 @@ def _csv(settings: PayloadSettings) -> Decoder:
 
 
 def _row(fields: dict[str, str], settings: PayloadSettings, timed: TimeSettings | None, received_at: float) -> Sample:
-    at = _time(timed, fields.pop(timed.path, None), received_at) if timed else received_at
+    at = read_time(timed, fields.pop(timed.path, None), received_at) if timed else received_at
     names = settings.channels or tuple(fields)
     if len(names) > MAX_CHANNELS:
         raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
@@ -208,7 +213,8 @@ _FORMATS: Final[dict[Format, Callable[[PayloadSettings], Decoder]]] = {
 }
 
 
-def _at_path(document: Any, path: list[str]) -> Any:
+def at_path(document: Any, path: list[str]) -> Any:
+    """Return what a document holds at a path of keys and indices, or None."""
     for key in path:
         if type(document) is dict:
             document = document.get(key)
@@ -252,7 +258,8 @@ def _number(value: Any, *, parse_text: bool) -> float | None:
     return None
 
 
-def _time(settings: TimeSettings, value: Any, received_at: float) -> float:
+def read_time(settings: TimeSettings, value: Any, received_at: float) -> float:
+    """Return seconds since the epoch. Raises PayloadRejected: BAD_TIMESTAMP or FUTURE."""
     try:
         if settings.unit is TimeUnit.ISO:
             stamp = datetime.fromisoformat(value)

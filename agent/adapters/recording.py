@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _LATEST: Final = 253402300799.0  # the end of the year 9999; what counts milliseconds is beyond it
 _BLOCK: Final = 1 << 16
+PICTURES: Final = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 class RecordedMessage(msgspec.Struct, omit_defaults=True):
@@ -79,6 +80,14 @@ def read_messages(path: Path) -> Iterator[InboundMessage]:
                     "record it with `redshank record`"
                 ) from error
             yield InboundMessage(one.topic, payload, one.received_at, one.received_at, retained=one.retained)
+
+
+def read_folder(folder: Path) -> list[Path]:
+    """Return a folder's pictures in the order of their names. Raises RecordingError if there are none."""
+    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in PICTURES and one.is_file())
+    if not files:
+        raise RecordingError(f"{folder}: expected pictures ({', '.join(PICTURES)}), found none")
+    return files
 
 
 def read_csv(path: Path, time_column: str) -> Iterator[Sample]:

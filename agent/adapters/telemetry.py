@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from agent.core.alerting import AlertTransition
     from agent.core.types import F32, Assessment
-    from agent.ports import Encoder
+    from agent.ports import Encoder, PictureEncoder, Scored
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ class Telemetry:
         self.messages_received = counter("messages_received_total", "Messages taken from the broker")
         self.messages_rejected = counter("messages_rejected_total", "Messages or samples dropped", ("reason",))
         self.queue_length = gauge("queue_length", "Messages waiting to be processed")
+        self.frames_dropped = counter(
+            "frames_dropped_total", "Pictures not looked at: they came too soon, or a newer one came"
+        )
         self.queue_dropped = counter("queue_dropped_total", "QoS 0 messages dropped because the queue was full")
         self.windows_encoded = counter("windows_encoded_total", "Decisions made", ("stream",))
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")
@@ -92,6 +95,17 @@ class Telemetry:
         self.encode_seconds.observe(perf_counter() - begun)
         return embedded
 
+    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+        """Call an encoder of pictures and measure how long it takes."""
+        begun = perf_counter()
+        outputs = encoder.run(pictures)
+        self.encode_seconds.observe(perf_counter() - begun)
+        return outputs
+
+    def dropped(self) -> None:
+        """Count a picture that was not looked at."""
+        self.frames_dropped.inc()
+
     def timed_step(self, step: Iterator[Assessment]) -> Assessment:
         """Take the next assessment; the first of a batch takes the time of all, and is measured."""
         begun = perf_counter()
@@ -101,7 +115,7 @@ class Telemetry:
             self.score_seconds.observe(took)
         return assessment
 
-    def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
+    def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Note a decision."""
         self.windows_encoded.labels(stream).inc()
         self.score.labels(stream).set(assessment.score)
@@ -133,11 +147,18 @@ class SilentObserver:
         """Call the encoder."""
         return encoder.encode(windows)
 
+    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+        """Call the encoder."""
+        return encoder.run(pictures)
+
+    def dropped(self) -> None:
+        """Ignore it."""
+
     def timed_step(self, step: Iterator[Assessment]) -> Assessment:
         """Take the next assessment."""
         return next(step)
 
-    def decided(self, stream: str, assessment: Assessment, received_at: float) -> None:
+    def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Ignore it."""
 
     def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:

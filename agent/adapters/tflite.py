@@ -7,7 +7,7 @@ import importlib.metadata
 import re
 from collections.abc import Iterable
 from time import perf_counter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -150,6 +150,9 @@ class TfliteModel:
         return best / count
 
 
+Model = TypeVar("Model", "TfliteEncoder", "TflitePictureEncoder")
+
+
 class TfliteEncoder(TfliteModel):
     """A loaded encoder of sensor windows; fulfils agent.ports.Encoder."""
 
@@ -171,6 +174,26 @@ class TfliteEncoder(TfliteModel):
         return self.run(windows)[0]
 
 
+class TflitePictureEncoder(TfliteModel):
+    """A loaded encoder of pictures; fulfils agent.ports.PictureEncoder."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, runtime: str, num_threads: int = 1) -> None:
+        manifest = bundle.manifest
+        maps = [len(one.shape) for one in manifest.outputs]
+        if manifest.kind != "image" or not maps or set(maps) != {3} or manifest.input.shape[-1] != 3:  # noqa: PLR2004  RGB
+            raise BundleError(
+                f"{bundle.path}: expected an encoder of pictures with maps of features, found kind "
+                f"{manifest.kind!r} with {', '.join(f'{one.name} {one.shape}' for one in manifest.outputs)}; "
+                "choose another encoder for this stream"
+            )
+        super().__init__(bundle, variant, runtime, num_threads)
+
+
+def load_picture_encoder(bundle: Bundle, runtime: str | None = None, file: str | None = None) -> TflitePictureEncoder:
+    """Load the variant and runtime for pictures that are named, or the fastest pair, as `load_encoder` does."""
+    return _fastest(TflitePictureEncoder, bundle, runtime, file, 1)
+
+
 def load_encoder(
     bundle: Bundle, runtime: str | None = None, file: str | None = None, num_threads: int = 1
 ) -> TfliteEncoder:
@@ -179,16 +202,20 @@ def load_encoder(
     Each runs on the runtimes that the manifest lists, unless both are named. Raises BundleError, which names the
     operator and its version where a model is too new for the runtime.
     """
+    return _fastest(TfliteEncoder, bundle, runtime, file, num_threads)
+
+
+def _fastest(make: type[Model], bundle: Bundle, runtime: str | None, file: str | None, num_threads: int) -> Model:
     available = available_runtimes()
     if runtime is not None and runtime not in available:
         raise BundleError(f"expected the runtime {runtime}, found none; pip install {runtime}")
     if not available:
         raise BundleError("expected a TFLite runtime, found none; pip install ai-edge-litert")
     errors: list[BundleError] = []
-    loaded: list[TfliteEncoder] = []
+    loaded: list[Model] = []
     for name, variant in candidates(bundle, runtime, file):
         try:
-            loaded.append(TfliteEncoder(bundle, variant, name, num_threads))
+            loaded.append(make(bundle, variant, name, num_threads))
         except BundleError as error:
             errors.append(error)
     if not loaded:
@@ -228,7 +255,7 @@ def levels_of(values: Inputs, grid: Quantization) -> npt.NDArray[np.int8]:
     return np.clip(levels, -128, 127, out=levels).astype(np.int8)
 
 
-def seconds_per_window(encoder: TfliteEncoder) -> float:
+def seconds_per_window(encoder: TfliteModel) -> float:
     """Return the best time per window at the largest batch, measured here and now."""
     return encoder.seconds_per_input(max(encoder.batches))
 

@@ -76,6 +76,10 @@ class AlertKind(StrEnum):
 
     ANOMALY = "anomaly"
     FROZEN = "frozen"
+    BLACK = "black"
+    WHITE = "white"
+    COVERED = "covered"
+    BLURRED = "blurred"
     SILENT = "silent"
 
 

@@ -57,7 +57,7 @@ class StreamDetector:
         self.scale = RobustScale(len(channels))
         self.phase = StreamPhase.LEARNING
         self.joint: JointReference | None = None  # mode hold, once learnt
-        self.budget = BudgetControl(settings.alert.budget_for(settings.mode), settings.mode)
+        self.budget = BudgetControl(settings.alert, settings.mode)
         self.lanes: tuple[int, int] | None = None  # of the bank, once learnt
         self.index: I64 = np.zeros(0, np.int64)  # the same, one by one
         self.least_change: F64 = np.zeros((0, 2))  # min_change by channel: absolute, and as a share of what is usual

@@ -41,7 +41,7 @@ class PictureDetector:
         self.layout = Layout(shapes, ignored)
         self.grid, cells = self.layout.grids[-1], self.layout.kept[-1]
         self.light = Light(ignored)
-        self.budget = BudgetControl(settings.alert.budget_for(settings.mode), settings.mode)
+        self.budget = BudgetControl(settings.alert, settings.mode)
         self.quarantine = PictureQuarantine()
         near = neighbourhood(*self.grid) if settings.position is Position.SAME else None
         inflow = min(0.5, EXAMPLES_EACH / len(cells))

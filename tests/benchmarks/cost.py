@@ -27,7 +27,7 @@ from agent.adapters.mqtt.topics import Topics
 from agent.adapters.telemetry import SilentObserver
 from agent.adapters.tflite import load_encoder
 from agent.bundle import find_bundle
-from agent.config import AgentSettings, Configuration, StreamSettings
+from agent.config import AgentSettings, Configuration, SensorSettings
 from agent.core.calibration import CALIBRATION_SIZE
 from agent.core.types import F64, Sample
 from agent.errors import RedshankError
@@ -84,7 +84,7 @@ class Ours:
     def __init__(self, values: F64) -> None:
         """Warm up; `values` float64 [streams, rows]."""
         self._values = values
-        settings = StreamSettings(name="bench", topic="bench/+", channels=("0",), period_s=_PERIOD_S)
+        settings = SensorSettings(name="bench", topic="bench/+", channels=("0",), period_s=_PERIOD_S)
         self._configuration = Configuration(agent=AgentSettings(id="bench"), streams=[settings])
         encoder = load_encoder(find_bundle(_ENCODER))
         self._encoders = {_ENCODER: encoder}

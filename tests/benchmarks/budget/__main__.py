@@ -22,7 +22,6 @@ import numpy as np
 from tqdm import tqdm
 
 from agent.core.alerting import AlertSettings
-from agent.core.types import Mode
 from agent.errors import RedshankError
 from agent.settings_builder import parse_budget
 from tests.benchmarks.budget.methods import COUNT_SAMPLES, METHODS
@@ -48,7 +47,7 @@ _STRENGTHS = (2.0, 4.0)
 _INJECTIONS = 24  # into each stream
 _FIRST_SHARE = 0.2  # of the rows, before the first injection
 _SEED = 5
-_SHIPS = "quantile tracking (ships)"
+_SHIPS = "ladder (ships)"
 _BROKEN = 2.0  # times the promise
 NAB = "NAB, normal parts"
 
@@ -147,7 +146,7 @@ def measured(tracks: list[Track], budget: str, windows: dict[str, list[tuple[int
         how = msgspec.structs.replace(alert, after=1) if method in COUNT_SAMPLES else alert
         played = {source: [] for source in sources}
         for one in tqdm(tracks, desc=f"{budget}: {method}", unit="stream", leave=False, disable=None):
-            played[one.source].append(play(one, make(alert.budget_for(Mode.ADAPT)), how))
+            played[one.source].append(play(one, make(how), how))
         found[method] = {
             source: _cell([track for track in tracks if track.source == source], played[source], windows)
             for source in sources
@@ -239,7 +238,7 @@ def by_source(results: dict[str, Any]) -> str:
         rows.append(row)
     header = ["stream"]
     for budget in results:
-        header += [f"{budget}: ships (95 %)", "plain/conformal on samples/on events", "worst day"]
+        header += [f"{budget}: ships (95 %)", "plain/tracking/conformal on samples/on events", "worst day"]
     return table(header, rows)
 
 

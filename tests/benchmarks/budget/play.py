@@ -71,7 +71,7 @@ def play(track: Track, control: Control, alert: AlertSettings) -> Played:
     found: dict[int, int | None] = {}
     for row, at, score in zip(rows.tolist(), ats, scores, strict=True):
         if row in leave:
-            found[row] = _branch(track, leave[row], copy.copy(control), copy.copy(machine))
+            found[row] = _branch(track, leave[row], copy.deepcopy(control), copy.copy(machine))
         transition = judge(control, machine, at, score, str)  # type: ignore[arg-type]  every method has its face
         if transition is not None and transition.event is AlertEvent.RAISED:
             raised.append(row)

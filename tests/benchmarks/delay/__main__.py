@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
-from agent.core.types import Mode
 from agent.errors import RedshankError
 from agent.settings_builder import parse_budget
 from tests.benchmarks.budget.play import Branch, Track, play
@@ -113,7 +112,7 @@ def shipped(scored: list[Scored]) -> dict[str, Any]:
         at = period_s * np.arange(1, rows + 1)
         scores = one.scores.astype(np.float32)
         track = Track(one.stream.name, "", at, period_s, scores, np.ones(rows, np.bool_), branches)
-        played = play(track, BudgetControl(alert.budget_for(Mode.ADAPT)), alert)
+        played = play(track, BudgetControl(alert), alert)
         raised, expected = raised + len(played.raised), expected + played.expected
         for branch, hit, delay, calm in zip(branches, played.found, played.delays, played.by_chance, strict=True):
             if hit is not None:

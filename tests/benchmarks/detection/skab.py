@@ -72,7 +72,7 @@ class Skab:
 
 def threshold_of(budget: str) -> float:
     """Return the score that stands for a budget before anything was learnt about the stream."""
-    control = BudgetControl(parse_budget(budget))
+    control = BudgetControl(AlertSettings(false_alarms=parse_budget(budget)))
     control.configure(_ROW_S)
     return control.threshold
 
@@ -80,7 +80,7 @@ def threshold_of(budget: str) -> float:
 def firing(scores: F32, budget: str, mode: Mode) -> Bools:
     """Return the rows at which the agent's alert is on, by its own decisions at this budget."""
     alert = msgspec.structs.replace(AlertSettings(), false_alarms=parse_budget(budget), cooldown_s=0.0)
-    control = BudgetControl(alert.budget_for(mode), mode)
+    control = BudgetControl(alert, mode)
     control.configure(_ROW_S)
     machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY)
     on = np.zeros(len(scores), np.bool_)

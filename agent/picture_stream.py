@@ -1,0 +1,296 @@
+"""A stream of pictures: each tile has a detector of its own, and the stream's score is what they say together."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+
+from agent.adapters.payload import PayloadRejected, RejectReason
+from agent.adapters.pictures import PictureDecoder
+from agent.core.alerting import AlertKind, FrozenPolicy
+from agent.core.bank import combined
+from agent.core.budget import BudgetControl
+from agent.core.picture_health import PictureFault, PictureHealth
+from agent.core.pictures import PictureDetector
+from agent.core.types import F32, U8, Frame, Mode, StreamPhase
+from agent.stream import Stream
+
+if TYPE_CHECKING:
+    from agent.config import ImageSettings
+    from agent.core.picture_settings import PictureAssessment
+    from agent.ports import PictureEncoder
+
+PICTURE_SCHEMA: Final = 1
+FAULTS: Final = {
+    PictureFault.BLACK: AlertKind.BLACK,
+    PictureFault.WHITE: AlertKind.WHITE,
+    PictureFault.COVERED: AlertKind.COVERED,
+    PictureFault.BLURRED: AlertKind.BLURRED,
+    PictureFault.FROZEN: AlertKind.FROZEN,
+}
+_REMEMBERED: Final = 64  # highest scores of the past, to say since when nothing was as odd
+_STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its clock was set back
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """One decision on a picture. `part_scores` float32 [tiles, rows, columns]: each cell's share, in sum 1."""
+
+    at: float
+    score: float
+    p_value: float
+    part_scores: F32
+    tiles: list[PictureAssessment]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The newest healthy picture: its frames and the encoder's outputs, one for each tile."""
+
+    frames: list[Frame]
+    outputs: list[list[F32]]
+
+
+class PictureStream(Stream):
+    """One concrete topic that carries pictures."""
+
+    settings: ImageSettings
+    assessment: Looked | None
+
+    def __init__(
+        self, name: str, topic: str, settings: ImageSettings, encoder: PictureEncoder, agent: str, max_bytes: int
+    ) -> None:
+        super().__init__(name, topic, settings, agent, (encoder.name, encoder.digest), tuple(FAULTS.values()))
+        self.encoder = encoder
+        height, width, _ = encoder.shape
+        self.decoder = PictureDecoder(settings, height, width, max_bytes)
+        self.heatmap: bytes | None = None  # of the last alert, PNG
+        self.seen: Seen | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        made = self.settings.detector()
+        self.detectors = [PictureDetector(made, self.encoder.output_shapes, one) for one in self.decoder.ignored]
+        self.health = [PictureHealth(made.reference.warm_up, one) for one in self.decoder.ignored]
+        self._budget = BudgetControl(self.settings.alert, self.settings.mode)
+        self._first_at = self._last_at = float("-inf")
+        self._pictures = 0  # taken so far
+        self._older = 0
+        self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
+        self._configured = False
+
+    def too_soon(self, at: float) -> bool:
+        """Tell whether a picture of this time comes before the next one is wanted."""
+        every = self.settings.every_s
+        return every is not None and 0.0 <= at - self._last_at < 0.95 * every
+
+    def take(self, payload: bytes, received_at: float) -> tuple[list[Frame], bool]:
+        """Return a picture's frames, one for each tile, and whether the clock was set back. Raises PayloadRejected."""
+        frames = self.decoder.decode(payload, received_at)
+        at, turned = frames[0].at, False
+        if at <= self._last_at:
+            self._older += 1
+            if self.own_time and self._older < _STRAGGLERS:
+                raise PayloadRejected(RejectReason.DUPLICATE if at == self._last_at else RejectReason.LATE)
+            turned = True
+            self._first_at += at - self._last_at
+        self._older = 0
+        self._last_at = at
+        self._first_at = at if self._pictures == 0 else self._first_at
+        self._pictures += 1
+        return frames, turned
+
+    def check(self, frames: list[Frame]) -> dict[AlertKind, float]:
+        """Return what is wrong with the picture as such: how many times each limit was passed, on every tile."""
+        found = [
+            {one.fault: one.score for one in health.check(frame)}
+            for health, frame in zip(self.health, frames, strict=True)
+        ]
+        ignored = AlertKind.FROZEN if self.settings.alert.frozen is FrozenPolicy.IGNORE else None
+        return {
+            kind: min(one[fault] for one in found)
+            for fault, kind in FAULTS.items()
+            if kind is not ignored and all(fault in one for one in found)
+        }
+
+    def prepare(self, frames: list[Frame]) -> F32:
+        """Return what is to be encoded, float32 [tiles, height, width, 3]."""
+        return np.stack([detector.prepare(frame) for detector, frame in zip(self.detectors, frames, strict=True)])
+
+    def look(self, frames: list[Frame], outputs: list[F32]) -> Looked | None:
+        """Score a healthy picture, and perhaps learn it; None while the stream is learning.
+
+        `outputs` float32 [tiles, rows, columns, dim], one for each of the encoder's.
+        """
+        each = [[output[tile] for output in outputs] for tile in range(len(frames))]
+        self.seen = Seen(frames, each)
+        found = [
+            detector.push(*one) for detector, one in zip(self.detectors, zip(frames, each, strict=True), strict=True)
+        ]
+        done = [one for one in found if one is not None]
+        if len(done) < len(found):
+            return None
+        if not self._configured:
+            self._configured = True
+            self._budget.configure(self.interval_s or 1.0)
+        (score,) = combined(np.array([one.score for one in done], np.float32), [0, len(done)]).tolist()
+        weights = np.array([10.0**one.score for one in done])
+        parts = np.stack([one.part_scores for one in done]) * (weights / weights.sum())[:, None, None]
+        self.assessment = Looked(frames[0].at, score, 10.0**-score, parts.astype(np.float32), done)
+        return self.assessment
+
+    def remember(self, found: Looked) -> None:
+        """Note how odd a picture was, to say later since when nothing was as odd."""
+        while self._odd and self._odd[-1][1] <= found.score:
+            self._odd.pop()
+        self._odd.append((found.at, found.score))
+
+    def unlike_since(self, found: Looked, started_at: float) -> float:
+        """Return since when nothing was as odd, before an alert began: s since the epoch; else when learning began."""
+        earlier = [at for at, score in self._odd if score >= found.score and at < started_at]
+        return max(earlier, default=self._first_at)
+
+    def nearest(self, tile: int) -> list[tuple[float, float]]:
+        """Return time and distance of the references that a tile of the newest picture is nearest to."""
+        assert self.seen is not None
+        return self.detectors[tile].nearest(self.seen.outputs[tile])
+
+    def heat(self) -> tuple[U8, F32] | None:
+        """Return the newest picture as the encoder saw it, uint8 [height, width, 3], and where it is odd, 0 to 1.
+
+        Tiles are put together; what is ignored stays dark. None before the first decision.
+        """
+        if self.seen is None or not self.learnt:
+            return None
+        columns, rows = self.settings.tiles
+        heats = [detector.heat(one) for detector, one in zip(self.detectors, self.seen.outputs, strict=True)]
+        height, width, _ = self.encoder.shape
+        whole = np.zeros((rows * height, columns * width, 3), np.uint8)
+        map_rows, map_columns = heats[0].shape
+        heat = np.zeros((rows * map_rows, columns * map_columns), np.float32)
+        for (column, row), frame, one in zip(self.decoder.places, self.seen.frames, heats, strict=True):
+            whole[row * height : (row + 1) * height, column * width : (column + 1) * width] = frame.pixels
+            heat[row * map_rows : (row + 1) * map_rows, column * map_columns : (column + 1) * map_columns] = one
+        return whole, heat
+
+    @property
+    def interval_s(self) -> float | None:
+        """Return the mean time between two pictures, None before the second."""
+        if self._pictures < 2:  # noqa: PLR2004  two make an interval
+            return None
+        return max(0.0, self._last_at - self._first_at) / (self._pictures - 1) or None
+
+    @property
+    def budget(self) -> BudgetControl:
+        """Return what steers the threshold."""
+        return self._budget
+
+    @property
+    def learnt(self) -> bool:
+        """Tell whether every tile's warm-up is over."""
+        return all(detector.phase is StreamPhase.ACTIVE for detector in self.detectors)
+
+    @property
+    def learning_left_s(self) -> float | None:
+        """Return how long learning will still take, None before the second picture."""
+        interval = self.interval_s
+        return None if interval is None else interval * max(detector.learning_left for detector in self.detectors)
+
+    @property
+    def reference_fill(self) -> int:
+        """Return how many pictures the reference holds."""
+        return min(detector.reference_size for detector in self.detectors)
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that the stream takes, about."""
+        return sum(detector.bytes for detector in self.detectors)
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """Return what a snapshot must agree with to be resumed."""
+        settings = self.settings
+        return {
+            "schema": PICTURE_SCHEMA,
+            "kind": "image",
+            "runtime": self.encoder.runtime,
+            "encoder": self.encoder.digest,
+            "region": [float(one) for one in settings.region],
+            "ignore": [[[float(x) for x in corner] for corner in polygon] for polygon in settings.ignore],
+            "tiles": list(settings.tiles),
+            "position": settings.position.value,
+            "size": settings.reference.size,
+            "warm_up": settings.reference.warm_up,
+            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return the tiles, and the mean time between two pictures."""
+        interval = self.interval_s
+        return {"tiles": list(self.decoder.tiles), "interval_s": None if interval is None else round(interval, 3)}
+
+    def begin_anew(self) -> None:
+        """Give up all that was learnt."""
+        self.seen = None
+        self._begin()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that was learnt."""
+        return {
+            "tiles": [
+                {"detector": detector.snapshot(), "health": health.snapshot()}
+                for detector, health in zip(self.detectors, self.health, strict=True)
+            ],
+            "budget": self._budget.snapshot(),
+            "configured_s": self._interval_known(),
+            "clock": [self._first_at, self._last_at, self._pictures],
+            "odd": [list(one) for one in self._odd],
+            "heatmap": self.heatmap,
+        }
+
+    def _interval_known(self) -> float | None:
+        return (self.interval_s or 1.0) if self._configured else None
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        for detector, health, state in zip(self.detectors, self.health, saved["tiles"], strict=True):
+            detector.restore(state["detector"])
+            health.restore(state["health"])
+        self._budget.restore(saved["budget"])
+        if saved["configured_s"] is not None:
+            self._configured = True
+            self._budget.configure(saved["configured_s"])
+        self._first_at, self._last_at, self._pictures = saved["clock"]
+        self._odd.extend((at, score) for at, score in saved["odd"])
+        self.heatmap = saved["heatmap"]
+
+    def holds(self, alert: str) -> bool:
+        """Tell whether an alert's pictures are still kept, so that it can be accepted."""
+        return self.detectors[0].quarantine.knows(alert)
+
+    def has_accepted(self, alert: str) -> bool:
+        """Tell whether an alert was accepted, and can be forgotten."""
+        return self.detectors[0].quarantine.accepted(alert) is not None
+
+    def accept(self, alert: str) -> int:
+        """Learn an alert's pictures; return how many."""
+        return max(detector.accept(alert) for detector in self.detectors)
+
+    def forget_alert(self, alert: str) -> int:
+        """Take out what accepting an alert let in; return how many pictures. Raises TooFewLeftError."""
+        return max(detector.forget_alert(alert) for detector in self.detectors)
+
+    def forget_span(self, begin: float, end: float) -> int:
+        """Take out the pictures of a time span; return how many. Raises TooFewLeftError."""
+        return max(detector.forget_span(begin, end) for detector in self.detectors)
+
+    def keep(self, alert: str, *, firing: bool) -> None:
+        """Keep the newest picture, where it was refused, for an alert that is pending or firing."""
+        for detector in self.detectors:
+            detector.keep(alert, firing=firing)
+
+    def release(self) -> None:
+        """Let go what was kept for an alert that is no longer pending or firing."""
+        for detector in self.detectors:
+            detector.quarantine.release()

@@ -1,0 +1,289 @@
+"""What is watched: one concrete topic with its detector and its alerts, whatever it carries.
+
+The pipeline, the commands and the state directory see streams of every kind through `Stream`; `SensorStream` is the
+kind that carries readings.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from agent.adapters.payload import make_decoder
+from agent.adapters.store import AlertRow
+from agent.alert_message import timestamp
+from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState
+from agent.core.quiet import QuietHours
+from agent.core.types import Mode, StreamPhase
+
+if TYPE_CHECKING:
+    from agent.config import SensorSettings, StreamSettings
+    from agent.core.bank import DetectorBank
+    from agent.core.budget import BudgetControl
+    from agent.core.types import Assessment, Budget
+    from agent.picture_stream import Looked
+    from agent.ports import Encoder
+
+SNAPSHOT_SCHEMA: Final = 6
+
+
+class Stream(ABC):
+    """One concrete topic being watched. `health` are the kinds of alert that it raises beside anomaly and silence."""
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        settings: StreamSettings,
+        agent: str,
+        encoder: tuple[str, str] | None,
+        health: tuple[AlertKind, ...],
+    ) -> None:
+        self.name, self.topic, self.settings = name, topic, settings
+        self.encoder_tag = None if encoder is None else {"name": encoder[0], "digest": encoder[1][:12]}
+        self.own_time = settings.time is not None
+        once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
+        calm = msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)
+        quiet = quiet_hours(settings.alert)
+        kinds = {AlertKind.ANOMALY: settings.alert, **dict.fromkeys(health, calm), AlertKind.SILENT: once}
+        self.alerts = {
+            kind: AlertMachine(how, agent=agent, stream=name, kind=kind, quiet=quiet) for kind, how in kinds.items()
+        }
+        self.heard_elapsed_s: float | None = None
+        self.heard_at = 0.0
+        self.assessment: Assessment | Looked | None = None
+        self._share: Budget | None = None  # of the agent's budget
+
+    @property
+    @abstractmethod
+    def budget(self) -> BudgetControl:
+        """Return what steers the threshold."""
+
+    @property
+    @abstractmethod
+    def learnt(self) -> bool:
+        """Tell whether the warm-up is over."""
+
+    @property
+    @abstractmethod
+    def learning_left_s(self) -> float | None:
+        """Return how long learning will still take, None if that cannot be told yet."""
+
+    @property
+    @abstractmethod
+    def reference_fill(self) -> int:
+        """Return how many references there are."""
+
+    @property
+    @abstractmethod
+    def bytes(self) -> int:
+        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
+
+    @property
+    @abstractmethod
+    def signature(self) -> dict[str, Any]:
+        """Return what a snapshot must agree with to be resumed."""
+
+    @abstractmethod
+    def details(self) -> dict[str, Any]:
+        """Return what the state topic tells of this kind of stream alone."""
+
+    @abstractmethod
+    def begin_anew(self) -> None:
+        """Give up all that was learnt."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that was learnt."""
+
+    @abstractmethod
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+
+    @abstractmethod
+    def holds(self, alert: str) -> bool:
+        """Tell whether what an alert is about is still kept, so that it can be accepted."""
+
+    @abstractmethod
+    def has_accepted(self, alert: str) -> bool:
+        """Tell whether an alert was accepted, and can be forgotten."""
+
+    @abstractmethod
+    def accept(self, alert: str) -> int:
+        """Learn what an alert is about; return how many windows or pictures that is."""
+
+    @abstractmethod
+    def forget_alert(self, alert: str) -> int:
+        """Take out what accepting an alert let in; return how many. Raises TooFewLeftError."""
+
+    @abstractmethod
+    def forget_span(self, begin: float, end: float) -> int:
+        """Take out what was learnt from `begin` to `end`; return how many. Raises TooFewLeftError."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go what was kept for an alert that is no longer pending or firing."""
+
+    @property
+    def phase(self) -> StreamPhase:
+        """Return the stream's phase; silence wins."""
+        if self.alerts[AlertKind.SILENT].state is AlertState.FIRING:
+            return StreamPhase.SILENT
+        return StreamPhase.ACTIVE if self.learnt else StreamPhase.LEARNING
+
+    def take_share(self, budget: Budget) -> None:
+        """Promise this stream's share of the agent's budget."""
+        self._share = budget
+        self.budget.change(budget)
+
+    def relearn(self) -> None:
+        """Begin anew, as if never seen: all that was learnt is given up."""
+        self.begin_anew()
+        self.assessment = None
+        if self._share is not None:
+            self.budget.change(self._share)
+
+    def state(self) -> dict[str, Any]:
+        """Return the payload of the stream's state topic."""
+        anomaly, found, left = self.alerts[AlertKind.ANOMALY], self.assessment, self.learning_left_s
+        return {
+            "phase": self.phase,
+            "learning_left_s": None if left is None else round(left, 1),
+            "alert": anomaly.state,
+            "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
+            "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
+            "score": round(found.score, 3) if found else None,
+            "p_value": float(f"{found.p_value:.3g}") if found and found.p_value is not None else None,
+            "reference_fill": self.reference_fill,
+            "encoder": self.encoder_tag["name"] if self.encoder_tag else None,
+            **self.details(),
+        }
+
+
+class SensorStream(Stream):
+    """A stream of readings. Its detector is one of a bank's."""
+
+    settings: SensorSettings
+    assessment: Assessment | None
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        settings: SensorSettings,
+        encoder: Encoder | None,
+        bank: DetectorBank,
+        agent: str,
+        max_bytes: int,
+    ) -> None:
+        tag = (encoder.name, encoder.digest) if encoder else None
+        super().__init__(name, topic, settings, agent, tag, (AlertKind.FROZEN,))
+        self.encoder, self.bank = encoder, bank
+        self.decode = make_decoder(settings, max_bytes)
+        self.detector = bank.detector(settings.channels)
+        self.turns = 0  # of the grid, at the last decision
+        self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
+
+    @property
+    def budget(self) -> BudgetControl:
+        """Return what steers the threshold."""
+        return self.detector.budget
+
+    @property
+    def learnt(self) -> bool:
+        """Tell whether the warm-up is over."""
+        return self.detector.phase is StreamPhase.ACTIVE
+
+    @property
+    def learning_left_s(self) -> float | None:
+        """Return how long learning will still take, None while no period is known."""
+        period = self.detector.grid.period_s
+        return None if period is None else self.detector.learning_left * period
+
+    @property
+    def reference_fill(self) -> int:
+        """Return how many references there are."""
+        return self.bank.reference_size(self.detector)
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
+        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """Return what a snapshot must agree with to be resumed."""
+        encoder = self.encoder
+        settings = self.settings
+        return {
+            "schema": SNAPSHOT_SCHEMA,
+            "runtime": encoder.runtime if encoder else "",
+            # With the grid on which embeddings are kept: a float model's is not its own.
+            "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
+            "channels": list(settings.channels),
+            "period_s": settings.period_s,
+            "season_s": settings.season_s,
+            "spacing": settings.spacing.value,
+            "counters": sorted(settings.counters),
+            "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
+            "stride": settings.stride,
+            "size": settings.reference.size,
+            "method": settings.score.method.value,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return the channels and the period."""
+        grid = self.detector.grid
+        return {"channels": grid.channels, "channels_ignored": grid.ignored_channels, "period_s": grid.period_s}
+
+    def begin_anew(self) -> None:
+        """Give up all that was learnt."""
+        self.bank.release(self.detector)
+        self.detector = self.bank.detector(self.settings.channels)
+        self.turns, self.pending_row = 0, None
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that was learnt."""
+        return self.bank.snapshot(self.detector)
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self.bank.restore(self.detector, saved)
+        self.turns = self.detector.grid.turns
+
+    def holds(self, alert: str) -> bool:
+        """Tell whether an alert's windows are still kept, so that it can be accepted."""
+        return self.detector.quarantine.knows(alert)
+
+    def has_accepted(self, alert: str) -> bool:
+        """Tell whether an alert was accepted, and can be forgotten."""
+        return self.detector.quarantine.accepted(alert) is not None
+
+    def accept(self, alert: str) -> int:
+        """Learn an alert's windows; return how many."""
+        return self.bank.accept(self.detector, alert)
+
+    def forget_alert(self, alert: str) -> int:
+        """Take out what accepting an alert let in; return how many windows. Raises TooFewLeftError."""
+        return self.bank.forget_alert(self.detector, alert)
+
+    def forget_span(self, begin: float, end: float) -> int:
+        """Take out the windows of a time span; return how many. Raises TooFewLeftError."""
+        return self.bank.forget_span(self.detector, begin, end)
+
+    def release(self) -> None:
+        """Let go what was kept for an alert that is no longer pending or firing."""
+        self.detector.quarantine.release()
+
+
+def quiet_hours(settings: AlertSettings) -> QuietHours:
+    """Return the quiet hours of a stream."""
+    return QuietHours(settings.quiet_hours, ZoneInfo(settings.zone))
+
+
+def alert_row(stream: Stream, machine: AlertMachine) -> AlertRow:
+    """Return the exact state of one of the stream's alerts, to be stored."""
+    return AlertRow(stream.name, machine.kind.value, machine.snapshot())
