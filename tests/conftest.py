@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Before numpy is loaded, as agent/cli.py does: on busy cores threads of small matrices only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 

@@ -147,6 +147,18 @@ def test_other_light_is_not_another_scene(camera):
     assert max(scores) < min(odd)
 
 
+def test_a_day_of_changing_light_is_no_news(camera):
+    outcomes = [camera.see([900 + i], light=1.0 - 0.4 * np.sin(np.pi * i / 120))[0] for i in range(120)]
+    assert told(outcomes) == []
+
+
+@pytest.mark.parametrize(("more", "events"), [("", ["raised", "cleared"]), ("    adapt_after: 1h", ["raised"])])
+def test_a_lorry_that_stays_alarms_once_and_is_learnt_when_it_may_be(tmp_path, more, events):
+    camera = Camera(tmp_path, more)
+    camera.see(range(LEARNT))
+    assert [one["event"] for one in told(camera.see(range(1000, 1060), lorry))] == events
+
+
 def black(_):
     return np.zeros((240, 320, 3), np.uint8)
 

@@ -175,7 +175,7 @@ class DetectorBank:
         frozen = combined(frozen_scores, starts).tolist()
         scores = combined(part_scores, starts).tolist()
         if self.settings.mode is Mode.HOLD:
-            self._hold(dues, starts, scores, part_scores)
+            self._hold(dues, starts, scores, part_scores, may_alarm)
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
             score = scores[place]
@@ -192,16 +192,23 @@ class DetectorBank:
                 frozen[place],
             )
 
-    def _hold(self, dues: list[Due], starts: list[int], scores: list[float], part_scores: F32) -> None:
-        """Replace scores by those of the joint view."""
+    def _hold(
+        self, dues: list[Due], starts: list[int], scores: list[float], part_scores: F32, may_alarm: Bools
+    ) -> None:
+        """Replace scores by those of the joint view.
+
+        Where the operator asked for a direction or a least change, the leading channel must be one that may alarm.
+        """
+        alert = self.settings.alert
+        asked = alert.direction is not Direction.BOTH or bool(alert.min_change)
         for place, due in enumerate(dues):
             joint, here = due.detector.joint, slice(starts[place], starts[place + 1])
             assert joint is not None
             white = joint.embed(due.tail)
             score, shares, admitted = joint.score(white)
             joint.wait(white, due.at, admitted=admitted, guard=self._guard)
-            scores[place] = score
-            part_scores[here] = score * np.sqrt(shares)
+            scores[place] = score if not asked or may_alarm[here][shares.argmax()] else 0.0
+            part_scores[here] = scores[place] * np.sqrt(shares)
 
     def _season_scores(self, dues: list[Due], batch: Batch, part: slice, index: I64) -> F32:
         """Return -log10 p against the same time of earlier seasons, float32 [lanes], NaN where that is not known."""

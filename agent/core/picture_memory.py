@@ -74,8 +74,9 @@ class PictureMemory:
         if self.fit is not None:  # those that came while it was made
             late = slice(self.fit.count, ring.count)
             ring.pool_scores[late] = log_scores(self.fit.distances(ring.pooled[late]))
-        scores = zip(ring.patch_scores[: ring.count], ring.pool_scores[: ring.count], strict=True)
-        odd = np.array([self.scale.p_value(float(one), float(other)) <= REFUSE_P for one, other in scores])
+        patch, pool = ring.patch_scores[: ring.count], ring.pool_scores[: ring.count]
+        scores = zip(patch.tolist(), pool.tolist(), strict=True)
+        odd = np.array([self.scale.p_value(one, other) <= REFUSE_P for one, other in scores])
         if not 0 < odd.sum() <= MOST_ODD * ring.count:
             return
         self.bank.remove(np.isin(self.bank.born, ring.numbers[: ring.count][odd]))

@@ -105,7 +105,7 @@ class PictureDetector:
         shares[memory.cells] = shared(distances)
         return PictureAssessment(
             at=frame.at,
-            score=-float(np.log10(p_value)),
+            score=max(0.0, -float(np.log10(p_value))),
             p_value=p_value,
             part_scores=shares.reshape(self.grid),
             patch_score=patch_score,

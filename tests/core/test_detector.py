@@ -138,6 +138,23 @@ def test_hold_scores_all_channels_at_once_and_keeps_alarming():
     assert np.mean([one.part_scores.argmax() == 1 for one in loud[-100:]]) > 0.8
 
 
+@pytest.mark.parametrize(
+    ("asked", "up", "down"),
+    [
+        ({"direction": Direction.UP}, True, False),
+        ({"direction": Direction.DOWN}, False, True),
+        ({"min_change": {"b": Change(amount=3.0)}}, True, True),
+        ({"min_change": {"b": Change(amount=30.0)}}, False, False),
+    ],
+)
+def test_hold_asks_the_leading_channel_for_direction_and_least_change(asked, up, down):
+    for change, expected in ((6.0, up), (-6.0, down)):
+        detector = make(mode=Mode.HOLD, alert=AlertSettings(**asked))
+        feed(detector, normal(900))
+        loud = feed(detector, changed(normal(60, seed=5, start=900), "b", lambda v, change=change: v + change))
+        assert (loud[-1].score > detector.budget.threshold) is expected
+
+
 def test_a_channel_that_is_missing_does_not_silence_the_others():
     detector = make()
     feed(detector, normal(400))

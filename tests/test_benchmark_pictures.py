@@ -1,0 +1,48 @@
+"""The picture benchmark's own arithmetic, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.pictures.measures import augmented, auroc, enlarged, kept_promise, lit
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    assert auroc(np.array([1.0, 2.0, 3.0]), np.array([2.5, 9.0])) == pytest.approx(5 / 6)
+    assert auroc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+    assert auroc(np.array([5.0]), np.array([1.0])) == 0.0
+
+
+def test_a_map_is_enlarged_between_the_centres_of_its_cells():
+    large = enlarged(np.array([[0.0, 1.0], [2.0, 3.0]], np.float32), 4)
+    assert large[0, 0] == 0.0
+    assert large[3, 3] == 3.0
+    assert large[1, 1] == pytest.approx(0.75)
+    assert np.allclose(enlarged(np.ones((7, 7), np.float32), 56), 1.0)
+
+
+def test_an_augmented_picture_is_another_one_of_the_same_kind():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(60, 200, (32, 32, 3)).astype(np.uint8)
+    made = augmented(picture, rng, flips=False)
+    assert made.shape == picture.shape
+    assert made.dtype == np.uint8
+    assert (made != picture).any()
+    assert made.mean() == pytest.approx(picture.mean(), rel=0.07)
+
+
+def test_a_day_begins_and_ends_in_the_same_light():
+    picture = np.full((4, 4, 3), 200, np.uint8)
+    assert (lit(picture, 0.0) == 200).all()
+    assert (lit(picture, 0.5) == 100).all()
+    assert lit(picture, 0.25)[0, 0].tolist() == [165, 150, 135]
+
+
+def test_a_promise_is_kept_where_as_many_normal_ones_alarm_as_were_promised():
+    normal = np.concatenate([np.zeros(990), np.full(10, 2.5)])
+    odd, late = np.array([3.0, 1.0, 2.2, 0.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    found = kept_promise(normal, odd, late, 0.01)
+    assert found["alarms"] == found["promised"] == 10
+    assert (found["recall"], found["cold"], found["later"]) == (0.5, 0.5, 0.5)
+    assert found["ideal"] == 0.75
