@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     prime.add_argument("--state", type=Path, help="the state directory to fill; default: that of the configuration")
     replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
     replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
-    replay.add_argument("--report", type=Path, metavar="FILE.html", help="draw values, scores, alerts, other budgets")
+    replay.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="draw values or pictures, scores, alerts, other budgets"
+    )
     replay.add_argument("--state", type=Path, help="start from this state directory, and leave the new state there")
     demo = commands.add_parser("demo", help="watch this machine, provoke a disturbance, show the alert")
     demo.add_argument("--broker", metavar="URL", help="use this broker; default: start Mosquitto, else amqtt")
