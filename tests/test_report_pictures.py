@@ -64,7 +64,7 @@ def decoded(content):
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.float32)
 
 
-def configure(folder, name="redshank.yaml", budget="1 per 100 decisions", more=""):
+def configure(folder, name="redshank.yaml", budget="1 per 100 decisions", more="", cooldown="0s"):
     path = folder / name
     path.write_text(
         f"""
@@ -74,7 +74,7 @@ streams:
     topic: cameras/+
     kind: image
     reference: {{size: 200, warm_up: {WARM_UP}}}
-    alert: {{false_alarms: {budget}, after: 1, clear_after: 2, cooldown: 0s}}
+    alert: {{false_alarms: {budget}, after: 1, clear_after: 2, cooldown: {cooldown}}}
     {more}
 """
     )
@@ -171,7 +171,7 @@ def test_every_picture_and_decision_is_seen(replayed, history):
     assert [number_of(one) for one in history.ends] == [0, LENGTH - 1]
 
 
-def test_score_and_threshold_are_those_that_decided(history, folder):
+def test_score_and_threshold_are_those_that_decided(history, folder, replayed):
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     starts, _, low, high = history.course.read()
@@ -182,7 +182,10 @@ def test_score_and_threshold_are_those_that_decided(history, folder):
     assert (low[:, 2] > 0).tolist() == firing
     begun = [place for place, one in enumerate(firing) if one and not firing[place - 1]]
     assert (low[begun, 0] >= low[begun, 1]).all()
-    assert (low[:, 1] > 0).all()
+    limits = dict(zip(map(number_of, starts), low[:, 1], strict=True))
+    for number, one in raised_at(replayed[1]).items():
+        if one["kind"] == "anomaly":
+            assert 10 ** -limits[number] == pytest.approx(one["p_value_threshold"], rel=0.01)
 
 
 def test_an_alert_shows_the_picture_that_raised_it_and_where_that_is_odd(replayed, history):
@@ -278,6 +281,9 @@ def test_each_budget_has_a_row_with_what_it_would_have_given_and_what_it_promise
 # recordings of messages
 
 
+SILENCE = "silence: {after: 30s}"
+
+
 @pytest.fixture(scope="module")
 def messages(folder):
     """Ten pictures a second, so that one batch holds several; then a minute's silence, and the clock is set back."""
@@ -292,7 +298,7 @@ def messages(folder):
 
 @pytest.fixture(scope="module")
 def told(messages, folder):
-    return reported(messages, configure(folder, "messages.yaml", more="silence: {after: 30s}"))
+    return reported(messages, configure(folder, "messages.yaml", more=SILENCE, cooldown="1s"))
 
 
 def test_alerts_of_one_batch_have_each_their_own_picture(told):
@@ -322,11 +328,12 @@ def test_a_replay_with_another_budget_gives_the_alarms_that_were_foretold_even_i
     told, messages, folder, budget
 ):
     foretold = {row.text: row.alarms for row in told[0].histories["gate/a"].budgets()}
-    other = configure(folder, "other.yaml", budget=budget, more="silence: {after: 30s}")
+    other = configure(folder, "other.yaml", budget=budget, more=SILENCE, cooldown="1s")
     report, summary = reported(messages, other)
     kinds = [(one["kind"], one["event"], one["at"] < timestamp(JSONL_BEGINS)) for one in summary.alerts]
     raised = [one for one in kinds if one[:2] == ("anomaly", "raised")]
     assert ("anomaly", "raised", True) in raised  # after the clock was set back
+    assert told[0].histories["gate/a"].interval_s == pytest.approx(0.1, rel=1e-4)  # whatever the pauses that came later
     assert len(raised) == foretold[budget] == report.histories["gate/a"].raised
 
 
