@@ -12,7 +12,7 @@ CONVERTER_STAMP := $(CONVERTER_VENV)/.installed
 CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt)
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: test test-converter check demo bench lock clean
+.PHONY: test test-converter check demo demo-images bench lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -53,6 +53,10 @@ check: $(STAMP)
 demo: $(STAMP)
 	@echo "== the demo: this machine's own counters, a real disturbance, a real alert"
 	$(BIN)/redshank demo
+
+demo-images: $(STAMP)
+	@echo "== the demo of pictures: a camera, something taken away, a real alert with its heatmap; about 45 s"
+	$(BIN)/redshank demo --images
 
 bench: $(STAMP)
 	@echo "== the daemon beside a bare subscriber; about two minutes"

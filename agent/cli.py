@@ -60,12 +60,20 @@ def parser() -> argparse.ArgumentParser:
     prime.add_argument("--state", type=Path, help="the state directory to fill; default: that of the configuration")
     replay.add_argument("--scores", type=Path, help="write one row per decision (.csv)")
     replay.add_argument("--alerts", type=Path, help="write the alert messages (.jsonl)")
-    replay.add_argument("--report", type=Path, metavar="FILE.html", help="draw values, scores, alerts, other budgets")
+    replay.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="draw values or pictures, scores, alerts, other budgets"
+    )
     replay.add_argument("--state", type=Path, help="start from this state directory, and leave the new state there")
     demo = commands.add_parser("demo", help="watch this machine, provoke a disturbance, show the alert")
     demo.add_argument("--broker", metavar="URL", help="use this broker; default: start Mosquitto, else amqtt")
     demo.add_argument("--forever", action="store_true", help="keep watching, provoke nothing")
-    demo.add_argument("--picture", type=Path, metavar="FILE.svg", help="write a picture of what was shown")
+    demo.add_argument("--images", action="store_true", help="watch a camera's pictures instead")
+    demo.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="write a picture of what was shown (.svg); with --images of the pictures (.png, .jpg)",
+    )
     commands.add_parser("encoders", help="list installed encoder bundles, measured here")
     return top
 
@@ -252,7 +260,10 @@ def _prime(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        from agent.demo import demo  # noqa: PLC0415  needs the extra
+        if options.images:
+            from agent.demo_images import demo_images as demo  # noqa: PLC0415  needs the extra
+        else:
+            from agent.demo import demo  # noqa: PLC0415  needs the extra
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[demo]'\n")
         return EXIT_CONFIGURATION

@@ -163,16 +163,21 @@ class PictureStream(Stream):
         """
         if self.seen is None or not self.learnt:
             return None
-        columns, rows = self.settings.tiles
         heats = [detector.heat(one) for detector, one in zip(self.detectors, self.seen.outputs, strict=True)]
-        height, width, _ = self.encoder.shape
-        whole = np.zeros((rows * height, columns * width, 3), np.uint8)
-        map_rows, map_columns = heats[0].shape
-        heat = np.zeros((rows * map_rows, columns * map_columns), np.float32)
-        for (column, row), frame, one in zip(self.decoder.places, self.seen.frames, heats, strict=True):
-            whole[row * height : (row + 1) * height, column * width : (column + 1) * width] = frame.pixels
-            heat[row * map_rows : (row + 1) * map_rows, column * map_columns : (column + 1) * map_columns] = one
-        return whole, heat
+        return self.whole(self.seen.frames), self._together(heats)
+
+    def whole(self, frames: list[Frame]) -> U8:
+        """Return a picture as the encoder sees it, uint8 [height, width, 3]: its tiles, put together."""
+        return self._together([frame.pixels for frame in frames])
+
+    def _together(self, tiles: list[Any]) -> Any:
+        """Return what belongs to each tile, [rows, columns, ...], in one; 0 where everything is ignored."""
+        columns, rows = self.settings.tiles
+        height, width, *more = tiles[0].shape
+        made = np.zeros((rows * height, columns * width, *more), tiles[0].dtype)
+        for (column, row), one in zip(self.decoder.places, tiles, strict=True):
+            made[row * height : (row + 1) * height, column * width : (column + 1) * width] = one
+        return made
 
     @property
     def interval_s(self) -> float | None:

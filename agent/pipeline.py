@@ -20,7 +20,7 @@ from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
 from agent.core.reference import Workspace
-from agent.core.types import Assessment, Sample
+from agent.core.types import Assessment, Frame, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
@@ -81,6 +81,10 @@ class Tap(Protocol):
 
     def decided(self, stream: SensorStream, due: Due, found: Assessment, threshold: float) -> None:
         """See a decision, after its alert, if any, changed its state; `threshold` is the one it was held against."""
+        ...
+
+    def pictured(self, stream: PictureStream, frames: list[Frame], found: Looked | None, threshold: float) -> None:
+        """See a picture, after what it led to; `found` is None while learning, and of one that shows nothing."""
         ...
 
     def told(self, stream: Stream, message: dict[str, Any]) -> None:
@@ -375,11 +379,15 @@ class Pipeline:
         faults = stream.check(frames)
         for kind in FAULTS.values():
             self._judge_fault(stream, kind, faults.get(kind), at, now, outcome)
+        found, threshold = None, 0.0
         if not faults:
             outputs = self._observer.timed_run(stream.encoder, stream.prepare(frames))
             found = stream.look(frames, outputs)
+            threshold = stream.budget.threshold
             if found is not None:
                 self._decide_picture(stream, found, now, outcome)
+        if self.tap is not None:
+            self.tap.pictured(stream, frames, found, threshold)
 
     def _judge_fault(
         self, stream: PictureStream, kind: AlertKind, score: float | None, at: float, now: float, outcome: Outcome

@@ -5,6 +5,7 @@ Needs the extra `report`, so it is loaded only for `replay --report`.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from datetime import UTC
@@ -22,10 +23,13 @@ from matplotlib.ticker import MaxNLocator
 
 from agent.alert_message import timestamp, written
 from agent.core.types import F64
-from agent.report import MAX_ALERTS, MAX_STREAMS, History, Picture, Report, ToldAlert, seconds, suggestions
+from agent.report import MAX_STREAMS, Picture, Report, SensorAlert, SensorHistory
+from agent.report_parts import MAX_ALERTS, ToldAlert, seconds, suggestions
+from agent.report_pictures import PictureAlert, PictureHistory
 
 if TYPE_CHECKING:
     from agent.replay import Summary
+    from agent.report_parts import History
 
 MAX_DRAWN: Final = 8  # streams
 MAX_CHANNELS: Final = 8  # of one stream
@@ -63,13 +67,14 @@ def page(report: Report, summary: Summary, recording: str) -> str:
     report.finish()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters.update(name=_short_name, number=_number, alarms=_alarms, time=_time, lasted=_lasted)
-    histories = sorted(report.histories.values(), key=lambda one: (-one.raised - one.silences, one.stream.name))
+    histories = sorted(report.histories.values(), key=lambda one: (-one.raised - one.others, one.stream.name))
     drawn = [one for one in histories if one.kept][:MAX_DRAWN]
     content: dict[str, Any] = {
         "recording": recording,
         "summary": summary,
         "raised": sum(one.raised for one in histories),
-        "silences": sum(one.silences for one in histories),
+        "others": sum(one.others for one in histories),
+        "pictures": any(isinstance(one, PictureHistory) for one in histories),
         "histories": histories[:MAX_LISTED],
         "streams": len(histories),
         "places": {one.stream.name: place for place, one in enumerate(drawn)},
@@ -81,15 +86,33 @@ def page(report: Report, summary: Summary, recording: str) -> str:
     size = len(made.encode())
     alerts = [alert for section in content["sections"] for alert in section["alerts"]]
     for rank, alert in enumerate(sorted(alerts, key=lambda one: -one["told"].strength)):
-        shown = alert["told"].pictures if rank < MAX_PICTURED else []
-        pictures = [(one.channel, _alert_picture(one)) for one in shown]
-        size += sum(len(drawing) for _, drawing in pictures)
-        alert["pictures"] = pictures if size <= MAX_PAGE_BYTES else []
+        shown = _shown(alert["told"]) if rank < MAX_PICTURED else {}
+        size += sum(len(drawing) for kind in shown.values() for _, drawing in kind)
+        if size <= MAX_PAGE_BYTES:
+            alert.update(shown)
     return template.render(content)
 
 
-def _section(history: History) -> dict[str, Any]:
+def _section(history: SensorHistory | PictureHistory) -> dict[str, Any]:
     """Return what the page says of one stream."""
+    rows = history.budgets()
+    alerts: list[ToldAlert] = sorted(history.alerts, key=lambda one: one.at)
+    return {
+        "history": history,
+        "of_pictures": isinstance(history, PictureHistory),
+        **(_channels(history) if isinstance(history, SensorHistory) else {"channels": 0, "drawings": []}),
+        "score": _scores(history, alerts) if history.decisions else None,
+        "budgets": rows,
+        "suggestions": suggestions(rows),
+        "alerts": [
+            {"number": number, "told": one, "pictures": [], "images": [], "near": [], **_evidence(one)}
+            for number, one in enumerate(alerts, 1)
+        ],
+    }
+
+
+def _channels(history: SensorHistory) -> dict[str, Any]:
+    """Return the drawings of the channels that alerts speak of most, and how many channels there are."""
     channels = history.stream.detector.grid.channels[: history.values.read()[2].shape[1]]
     shares = dict.fromkeys(channels, 0.0)
     for one in history.alerts:
@@ -97,20 +120,26 @@ def _section(history: History) -> dict[str, Any]:
             shares[part["name"]] = shares.get(part["name"], 0.0) + part["share"]
     leading = sorted(channels, key=lambda name: -shares[name])[:MAX_CHANNELS]
     chosen = [name for name in channels if name in leading]
-    rows = history.budgets()
-    alerts = sorted(history.alerts, key=lambda one: one.at)
     return {
-        "history": history,
         "channels": len(channels),
         "drawings": [(name, _values(history, channels.index(name))) for name in chosen],
-        "score": _scores(history, alerts) if history.decisions else None,
-        "budgets": rows,
-        "suggestions": suggestions(rows),
-        "alerts": [
-            {"number": number, "told": one, "pictures": [], **_evidence(one)} for number, one in enumerate(alerts, 1)
-        ],
-        "kept_alerts": MAX_ALERTS,
     }
+
+
+def _shown(told: ToldAlert) -> dict[str, list[tuple[str, str]]]:
+    """Return an alert's drawings, or its pictures and its nearest references as data URLs (RFC 2397)."""
+    if isinstance(told, SensorAlert):
+        return {"pictures": [(one.channel, _alert_picture(one)) for one in told.pictures or []]}
+    assert isinstance(told, PictureAlert)
+    both = (("the picture", told.picture), ("where it is odd", told.heatmap))
+    return {
+        "images": [(name, _url(one)) for name, one in both if one is not None],
+        "near": [(_time(at), _url(one)) for at, one in told.nearest],
+    }
+
+
+def _url(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _evidence(told: ToldAlert) -> dict[str, Any]:
@@ -201,14 +230,9 @@ def _lines(starts: F64, ends: F64, *columns: F64) -> list[F64]:
     return [np.insert(one.astype(np.float64), broken, np.nan) for one in (middle / _DAY_S, *columns)]
 
 
-def _ends(history: History) -> tuple[float, float]:
-    starts, ends, _, _ = history.values.read()
-    return (float(starts.min()), float(ends.max())) if len(starts) else (0.0, 1.0)
-
-
-def _mark(history: History, panel: Any) -> None:
+def _mark(history: History[Any], panel: Any) -> None:
     """Shade the time of learning and the alerts."""
-    begin, end = _ends(history)
+    begin, end = history.ends
     learnt = history.decided_at if isfinite(history.decided_at) else end
     if learnt > begin:
         panel.axvspan(begin / _DAY_S, learnt / _DAY_S, color=_INK["quiet"], alpha=0.16, linewidth=0)
@@ -233,7 +257,7 @@ def _mark(history: History, panel: Any) -> None:
         )
 
 
-def _values(history: History, channel: int) -> Markup:
+def _values(history: SensorHistory, channel: int) -> Markup:
     """Return one channel over time: its least and largest values, what was expected, and the alerts."""
     with _drawing_style():
         figure, panel = _canvas()
@@ -246,10 +270,10 @@ def _values(history: History, channel: int) -> Markup:
         starts, ends, low, high = history.values.read()
         at, least, most = _lines(starts, ends, low[:, channel], high[:, channel])
         panel.fill_between(at, least, most, facecolor=_INK["value"], edgecolor=_INK["value"], linewidth=0.7)
-        return _finished(figure, panel, _ends(history))
+        return _finished(figure, panel, history.ends)
 
 
-def _scores(history: History, alerts: list[ToldAlert]) -> Markup:
+def _scores(history: History[Any], alerts: list[ToldAlert]) -> Markup:
     """Return the score over time with the threshold of each decision; alerts that are told below have their number."""
     with _drawing_style():
         figure, panel = _canvas()
@@ -259,7 +283,7 @@ def _scores(history: History, alerts: list[ToldAlert]) -> Markup:
         panel.fill_between(at, low, high, facecolor=_INK["limit"], edgecolor=_INK["limit"], linewidth=1.1)
         threshold = float(np.nanmax(high))
         panel.set_ylim(0.0, max(1.2 * threshold, min(_PEAK * threshold, 1.05 * float(np.nanmax(most))), 1.0))
-        begin, end = _ends(history)
+        begin, end = history.ends
         free = -np.inf
         for number, one in enumerate(alerts, 1):
             place = (one.at - begin) / max(end - begin, 1e-9) * (_WIDTH - _LEFT - _RIGHT)
@@ -277,7 +301,7 @@ def _scores(history: History, alerts: list[ToldAlert]) -> Markup:
         return _finished(figure, panel, (begin, end))
 
 
-def _course(history: History) -> tuple[F64, ...]:
+def _course(history: History[Any]) -> tuple[F64, ...]:
     starts, ends, low, high = history.course.read()
     return starts, ends, low[:, 0], high[:, 0], low[:, 1], high[:, 1]
 

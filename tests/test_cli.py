@@ -430,12 +430,13 @@ def test_a_metrics_address_in_use_ends_the_daemon_with_1_and_is_named(mosquitto,
 # demo, and the command line itself
 
 
-def test_without_the_extra_the_demo_says_what_to_install(tmp_path):
-    (tmp_path / "psutil.py").write_text("raise ModuleNotFoundError(name='psutil')\n")
+@pytest.mark.parametrize(("arguments", "missing"), [([], "psutil"), (["--images"], "PIL")])
+def test_without_the_extra_the_demo_says_what_to_install(tmp_path, arguments, missing):
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name='{missing}')\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    found = subprocess.run([*COMMAND, "demo"], env=environment, capture_output=True, text=True, check=False)
+    found = subprocess.run([*COMMAND, "demo", *arguments], env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 78
-    assert found.stderr == "psutil is not installed; pip install 'redshank[demo]'\n"
+    assert found.stderr == f"{missing} is not installed; pip install 'redshank[demo]'\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["check"], ["record"], ["--log-level", "loud", "encoders"]])

@@ -11,11 +11,13 @@ import sys
 import threading
 from time import process_time
 
+import msgspec
 import psutil
 import pytest
 
-from agent import demo as module
-from agent.demo import Counters, Disturbance, Watcher, free_port, start_broker
+from agent import demo_parts as module
+from agent.demo import Counters, Disturbance
+from agent.demo_parts import Watcher, free_port, start_broker
 from agent.errors import RedshankError
 from agent.ports import InboundMessage
 from tests.brokers import wait_until
@@ -122,14 +124,29 @@ def test_states_scores_and_alerts_are_remembered():
             message("status", {"no": "matter"}),
             message("machine/alert", {"event": "raised", "id": "1"}),
             message("machine/alert", {"event": "cleared", "id": "1"}),
-            message("machine/alert", {"event": "raised", "id": "2"}),
+            message("machine/alert", {"event": "raised", "id": "2", "kind": "frozen"}),
+            message("machine/heatmap", {"not": "a picture"}),
+            message("machine/heatmap", None),
         ]
     )
     assert watcher.state == {"phase": "active"}
     assert list(watcher.scores) == [2.5]
     assert watcher.alert("raised") == {"event": "raised", "id": "1"}
-    assert watcher.alert("raised", 1) == {"event": "raised", "id": "2"}
+    assert watcher.alert("raised", 1)["id"] == "2"
+    assert watcher.alert("raised", 1, "frozen")["id"] == "2"
+    assert watcher.alert("raised", 1, "anomaly") is None
+    assert watcher.heatmaps == [b'{"not": "a picture"}']
+    assert watcher.kept == {f"redshank/demo/{one}" for one in ("status", "machine/state", "machine/heatmap")}
     assert watcher.alert("cleared", 2) is None
+
+
+def test_what_a_broker_kept_from_an_earlier_run_is_no_news_but_is_to_be_cleared():
+    watcher = Watcher()
+    old = [message("machine/state", {"phase": "active"}), message("machine/heatmap", {"old": 1})]
+    watcher.on_messages([msgspec.structs.replace(one, retained=True) for one in old])
+    assert watcher.state == {}
+    assert watcher.heatmaps == []
+    assert watcher.kept == {"redshank/demo/machine/state", "redshank/demo/machine/heatmap"}
 
 
 def test_a_free_port_can_be_listened_on():
@@ -152,7 +169,7 @@ def test_without_mosquitto_amqtt_serves():
 import pathlib, shutil, threading
 shutil.which = lambda *_, **__: None
 from agent.adapters.mqtt import BrokerSettings, MqttClient, MqttEvents, Protocol
-from agent.demo import start_broker
+from agent.demo_parts import start_broker
 name, url, stop = start_broker(pathlib.Path("/nowhere"))
 heard, subscribed = threading.Event(), threading.Event()
 class Listener(MqttEvents):
@@ -202,7 +219,7 @@ def test_ticks_come_at_their_period_and_are_not_made_up_for(monkeypatch):
 
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "sleep", sleep)
-    ticks = module._ticks(0.1)
+    ticks = module.ticks(0.1)
     for busy in (0.0, 0.04, 5.0, 0.0, 0.0):
         next(ticks)
         now[0] += busy

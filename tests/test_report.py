@@ -13,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import report as module
-from agent import report_page
+from agent import report_page, report_parts
 from agent.adapters.recording import line_of
 from agent.alert_message import silence, timestamp
 from agent.cli import main
 from agent.config import load_configuration
 from agent.ports import InboundMessage
 from agent.replay import Summary, replay
-from agent.report import BUDGETS, BudgetRow, Envelope, Recent, Report, ToldAlert, suggestions
+from agent.report import Recent, Report
 from agent.report_page import page
+from agent.report_parts import BUDGETS, BudgetRow, Envelope, ToldAlert, suggestions
 from agent.settings_builder import parse_budget
 from tests.oracles import alarms
 
@@ -268,7 +269,7 @@ def test_what_is_too_much_is_left_out_with_a_word(replayed, monkeypatch):
 
 
 def test_of_many_alerts_and_streams_the_strongest_and_the_first_are_kept(recording, folder, monkeypatch):
-    monkeypatch.setattr(module, "MAX_ALERTS", 2)
+    monkeypatch.setattr(report_parts, "MAX_ALERTS", 2)
     monkeypatch.setattr(module, "MAX_STREAMS", 1)
     report, summary = reported(recording, folder / "redshank.yaml")
     scores = [one["score"] for one in summary.alerts if one["event"] == "raised" and one["stream"] == "pump/a"]
