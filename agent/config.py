@@ -16,8 +16,7 @@ from agent.adapters.pictures import PictureSettings, picture_problems
 from agent.core.alerting import AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.picture_patches import Position
-from agent.core.picture_settings import PictureReferenceSettings
-from agent.core.picture_settings import PictureSettings as PictureDetectorSettings
+from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import MAX_NEIGHBOURS, ScoreSettings
 from agent.core.types import Budget, Duration, Mode, Settings, Size

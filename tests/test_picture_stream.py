@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from functools import cache
 
 import msgspec
 import numpy as np
@@ -16,7 +17,9 @@ from agent.adapters.mqtt import Command
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
+from agent.adapters.tflite import load_picture_encoder
 from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.bundle import find_bundle
 from agent.cli import main
 from agent.commands import Commander
 from agent.config import CommandSettings, load_configuration
@@ -56,16 +59,22 @@ class Counted(SilentObserver):
         self.drops += 1
 
 
+@cache
+def encoder():
+    """Return one variant on one runtime, whichever is fastest here: figures are the same everywhere."""
+    return load_picture_encoder(find_bundle("efficientnet-lite0"), "ai-edge-litert", "efficientnet-lite0.int8.tflite")
+
+
 class Camera:
     """A pipeline with one camera, driven in virtual time: a picture a second."""
 
-    def __init__(self, folder, more="", store=None, alert=""):
+    def __init__(self, folder, more="", store=None, alert="", encoders=None):
         path = folder / "redshank.yaml"
         path.write_text(YAML.format(more=more, alert=alert))
         self.configuration = with_defaults(load_configuration(path))
         self.observer, self.now = Counted(), BEGUN
         restore = make_restore(store) if store is not None else None
-        encoders = load_encoders(self.configuration, store)
+        encoders = encoders or {"efficientnet-lite0": encoder()}
         topics = Topics("redshank", "pi")
         self.pipeline = Pipeline(self.configuration, encoders, topics, self.observer, restore=restore)
         self.commander = Commander(self.pipeline, topics, CommandSettings(enabled=True), self.observer)
@@ -351,7 +360,7 @@ def test_priming_learns_and_raises_nothing_and_the_agent_then_starts_active(tmp_
     assert re.search(r"gate/replay: active, \d+ references\n", output)
     assert "1 streams primed, 0 still learning; rejected: none" in output
     store = Store(tmp_path / "state")
-    camera = Camera(tmp_path, "    mode: frozen", store=store)
+    camera = Camera(tmp_path, "    mode: frozen", store=store, encoders=load_encoders(camera.configuration, store))
     stream = camera.pipeline.stream_of("cameras/replay")
     assert stream.phase is StreamPhase.ACTIVE
     assert stream.budget.events == stream.budget.decisions == 0

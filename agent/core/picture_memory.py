@@ -83,9 +83,9 @@ class PictureMemory:
         ring.remove(odd)
         self._scale, self._since_fit = None, [LEAST_REFIT, RARE_REFIT]
 
-    def admit(self, picture: Picture, *, rare: bool) -> None:
-        """Let a picture in."""
-        self.bank.learn(picture.patches, self.cells, picture.number, picture.at)
+    def admit(self, picture: Picture, found: tuple[F32, I64], *, rare: bool) -> None:
+        """Let a picture in; `found` is what the bank's `nearest` gave for its patches just now."""
+        self.bank.learn(picture.patches, self.cells, picture.number, picture.at, found=found)
         self._since_fit[0] += 1
         self._since_fit[1] += rare
         if self._build is not None:

@@ -130,9 +130,20 @@ class PatchBank:
         least = squared[np.arange(len(patches)), place] + np.square(patches).sum(axis=1)
         return np.sqrt(np.maximum(least, LEAST_DISTANCE**2)), place
 
-    def learn(self, patches: F32, cells: I64, number: int, at: float, mark: int = 0) -> None:
-        """Let in what is new of a picture's patches, and note which examples were seen again."""
-        distances, place = self.nearest(patches, cells)
+    def learn(
+        self,
+        patches: F32,
+        cells: I64,
+        number: int,
+        at: float,
+        mark: int = 0,
+        found: tuple[F32, I64] | None = None,
+    ) -> None:
+        """Let in what is new of a picture's patches, and note which examples were seen again.
+
+        `found` is what `nearest` gave for them just now, where that was asked already.
+        """
+        distances, place = self.nearest(patches, cells) if found is None else found
         new = distances > np.exp(self.log_radius)
         self.seen[place[~new]] = number
         entering = int(new.sum())

@@ -106,7 +106,10 @@ class GaussianBuild:
 
     def _begin(self) -> None:
         self._mean = self.rows.mean(axis=0, dtype=np.float64)
-        spread = np.sqrt(np.einsum("nd,nd->d", self.rows - self._mean, self.rows - self._mean) / len(self.rows))
+        total = np.zeros(len(self._mean))
+        for start in range(0, len(self.rows), STEP_ROWS):  # all at once would take megabytes for a moment
+            total += np.square(self.rows[start : start + STEP_ROWS] - self._mean).sum(axis=0)
+        spread = np.sqrt(total / len(self.rows))
         self._spread = spread + _LEAST_SPREAD * spread.mean() + 1e-6
         self._products = np.zeros((len(spread), len(spread)))
 

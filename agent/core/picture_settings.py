@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.core.alerting import AlertSettings
 from agent.core.picture_patches import Position
 from agent.core.types import F32, Duration, Mode, Settings
 
@@ -16,7 +15,7 @@ class PictureReferenceSettings(Settings, frozen=True):
     warm_up: int = 300
 
 
-class PictureSettings(Settings, frozen=True):
+class PictureDetectorSettings(Settings, frozen=True):
     """What makes one detector of pictures differ from another.
 
     `position` says where in earlier pictures a patch is looked for. `adapt_after_s`: how long a changed scene must last
@@ -27,7 +26,6 @@ class PictureSettings(Settings, frozen=True):
     position: Position = Position.ANYWHERE
     adapt_after_s: Duration = 0.0
     reference: PictureReferenceSettings = PictureReferenceSettings()
-    alert: AlertSettings = AlertSettings()
 
 
 class PictureAssessment(msgspec.Struct, frozen=True):

@@ -6,23 +6,24 @@ bounded for each picture and counted in pictures, so a replay and a restart give
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 import numpy as np
 
-from agent.core.budget import BudgetControl
 from agent.core.picture_light import Light
 from agent.core.picture_memory import PictureMemory
 from agent.core.picture_parts import Layout, contributions, heat_of, shared
 from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
 from agent.core.picture_pool import pooled
 from agent.core.picture_quarantine import PictureQuarantine
-from agent.core.picture_reference import REFUSE_P, Picture, PictureGate
-from agent.core.picture_settings import PictureAssessment, PictureSettings
+from agent.core.picture_reference import ESCAPE_FRAMES, REFUSE_P, Picture, PictureGate
+from agent.core.picture_settings import PictureAssessment, PictureDetectorSettings
 from agent.core.picture_warmup import PictureWarmUp
-from agent.core.types import F32, Bools, Frame, StreamPhase
+from agent.core.types import F32, I64, Bools, Frame, StreamPhase
 
 EXAMPLES_EACH: Final = 8  # patches kept for each picture of the reference, on average
+MOST_TURNED_AWAY: Final = 12  # pictures; one of them takes a millisecond to learn
 PATCH_WEIGHT: Final = 1.0  # of a patch's log distance in the heat
 _UNKNOWN: Final = float("nan")
 
@@ -35,13 +36,14 @@ class PictureDetector:
     Raises ValueError where nothing is left.
     """
 
-    def __init__(self, settings: PictureSettings, shapes: list[tuple[int, ...]], ignored: Bools | None = None) -> None:
+    def __init__(
+        self, settings: PictureDetectorSettings, shapes: list[tuple[int, ...]], ignored: Bools | None = None
+    ) -> None:
         self.settings = settings
         reference = settings.reference
         self.layout = Layout(shapes, ignored)
         self.grid, cells = self.layout.grids[-1], self.layout.kept[-1]
         self.light = Light(ignored)
-        self.budget = BudgetControl(settings.alert, settings.mode)
         self.quarantine = PictureQuarantine()
         near = neighbourhood(*self.grid) if settings.position is Position.SAME else None
         inflow = min(0.5, EXAMPLES_EACH / len(cells))
@@ -53,6 +55,7 @@ class PictureDetector:
         )
         self._whitening: Whitening | None = None
         self._refused: Picture | None = None  # by the last decision
+        self._turned_away: deque[Picture] = deque(maxlen=MOST_TURNED_AWAY)  # lately: part of a scene that may stay
         self._number = 0  # of the next picture
 
     @property
@@ -92,14 +95,20 @@ class PictureDetector:
             self._learn_first(self._warm_up, frame, number, features, maps[-1])
             return None
         memory = self.memory
-        white, distances = self._compare(maps[-1])
+        white, found = self._compare(maps[-1])
+        distances, _ = found
         patch_score, pool_score = strangeness(distances), memory.pool_score(features)
         p_value = memory.scale.p_value(patch_score, pool_score)
         admitted = self._gate.admit(frame.at, p_value)
         picture = Picture(frame.at, number, features, white, patch_score, pool_score)
         self._refused = None if admitted else picture
-        if admitted:
-            memory.admit(picture, rare=p_value <= REFUSE_P)
+        if not admitted:
+            self._turned_away.append(picture)
+        else:
+            rare = p_value <= REFUSE_P
+            memory.admit(picture, found, rare=rare)
+            if rare:
+                self._catch_up(number)
         memory.step()
         shares = np.zeros(self.grid[0] * self.grid[1], np.float32)
         shares[memory.cells] = shared(distances)
@@ -113,12 +122,18 @@ class PictureDetector:
             admitted=admitted,
         )
 
-    def _compare(self, patches: F32) -> tuple[F32, F32]:
-        """Return patches whitened, float32 [cells, DIM], and the distance of each to the nearest example, [cells]."""
+    def _catch_up(self, number: int) -> None:
+        """Let in what was turned away while it was not clear that the scene had changed for good."""
+        while self._turned_away:
+            one = self._turned_away.popleft()
+            if number - one.number <= ESCAPE_FRAMES:
+                self.memory.admit(one, self.memory.bank.nearest(one.patches, self.memory.cells), rare=True)
+
+    def _compare(self, patches: F32) -> tuple[F32, tuple[F32, I64]]:
+        """Return patches whitened, float32 [cells, DIM], and the distance to and place of each nearest example."""
         assert self._whitening is not None
         white = self._whitening.apply(patches)
-        distances, _ = self.memory.bank.nearest(white, self.memory.cells)
-        return white, distances
+        return white, self.memory.bank.nearest(white, self.memory.cells)
 
     def _learn_first(self, warm_up: PictureWarmUp, frame: Frame, number: int, features: F32, patches: F32) -> None:
         """Take a picture of the warm-up; with the last one become active."""
@@ -173,7 +188,7 @@ class PictureDetector:
         logarithm of how far each patch is from its nearest example.
         """
         maps = self.layout.maps(outputs)
-        _, distances = self._compare(maps[-1])
+        _, (distances, _) = self._compare(maps[-1])
         fit, scale = self.memory.fit, self.memory.scale
         evidence = PATCH_WEIGHT * self.layout.spread(np.log(distances.astype(np.float64)) - scale.patch[0])
         if fit is not None and scale.pool is not None:
@@ -188,20 +203,19 @@ class PictureDetector:
         return {
             "number": self._number,
             "light": self.light.snapshot(),
-            "budget": self.budget.snapshot(),
             "quarantine": self.quarantine.snapshot(),
             "gate": self._gate.snapshot(),
             "memory": self.memory.snapshot(),
             "warm_up": None if self._warm_up is None else self._warm_up.snapshot(),
             "whitening": None if whitening is None else [whitening.mean, whitening.basis],
             "refused": None if self._refused is None else self._refused.packed(),
+            "turned_away": [one.packed() for one in self._turned_away],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot that a detector with equal settings, shapes and mask has made. `self` must be new."""
         self._number = state["number"]
         self.light.restore(state["light"])
-        self.budget.restore(state["budget"])
         self.quarantine.restore(state["quarantine"])
         self._gate.restore(state["gate"])
         self.memory.restore(state["memory"])
@@ -212,3 +226,4 @@ class PictureDetector:
             self._warm_up.restore(state["warm_up"])
         self._whitening = None if state["whitening"] is None else Whitening(*state["whitening"])
         self._refused = None if state["refused"] is None else Picture.unpacked(state["refused"])
+        self._turned_away.extend(Picture.unpacked(one) for one in state["turned_away"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.core.picture_settings import PictureReferenceSettings, PictureSettings
+from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from agent.core.pictures import PictureDetector
 from agent.core.types import Frame
 
@@ -28,7 +28,7 @@ def frame(at, pixels=PIXELS):
 
 
 def make(size=150, warm_up=120, ignored=None, **settings):
-    wanted = PictureSettings(reference=PictureReferenceSettings(size=size, warm_up=warm_up), **settings)
+    wanted = PictureDetectorSettings(reference=PictureReferenceSettings(size=size, warm_up=warm_up), **settings)
     return PictureDetector(wanted, SHAPES, ignored)
 
 

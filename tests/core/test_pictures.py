@@ -77,6 +77,19 @@ def test_a_changed_scene_is_learnt_after_a_while():
     assert np.median([one.p_value for one in odd[-20:]]) > 0.01
 
 
+def test_what_was_turned_away_lately_is_learnt_with_a_changed_scene_and_an_old_oddity_is_not():
+    detector, rng = learnt(size=300)
+    (old,) = feed(detector, rng, 1, 200, defect=9.0)
+    feed(detector, rng, 40, 300)
+    assert not old.admitted
+    held = detector.reference_size
+    found = feed(detector, rng, 12, 400, shift=4.0)
+    first = next(place for place, one in enumerate(found) if one.admitted)
+    assert first >= 9
+    assert detector.reference_size == held + 12  # none of them was let go
+    assert feed(detector, rng, 1, 500, defect=9.0)[0].p_value < 1e-3
+
+
 def test_scores_do_not_depend_on_the_order_of_what_is_ignored():
     ignored = np.zeros((24, 24), np.bool_)
     ignored[8:16, 8:16] = True  # where the defect is

@@ -10,7 +10,7 @@ from agent.adapters.tflite import TfliteModel, candidates
 from agent.bundle import find_bundle
 from agent.core.picture_patches import strangeness
 from agent.core.picture_pool import pooled
-from agent.core.picture_settings import PictureAssessment, PictureSettings
+from agent.core.picture_settings import PictureAssessment, PictureDetectorSettings
 from agent.core.pictures import PictureDetector
 from agent.core.types import F32, U8, Frame
 
@@ -30,9 +30,9 @@ def models() -> dict[str, TfliteModel]:
 class Driver:
     """A detector that sees a picture a second, and how long it took for each."""
 
-    def __init__(self, model: TfliteModel, settings: PictureSettings | None = None) -> None:
+    def __init__(self, model: TfliteModel, settings: PictureDetectorSettings | None = None) -> None:
         self.model = model
-        self.detector = PictureDetector(settings or PictureSettings(), list(model.output_shapes))
+        self.detector = PictureDetector(settings or PictureDetectorSettings(), list(model.output_shapes))
         self.seconds: list[float] = []
         self._at = 0.0
 

@@ -1,0 +1,147 @@
+"""`python -m tests.benchmarks.pictures.daemon`: a whole frame, over MQTT, beside the bare interpreter; memory.
+
+Real processes: Mosquitto and `redshank run` with one image stream, then with more. 640 x 480 JPEGs, each sent when the
+decision on the last one has come. The bare figure is the same file's invocation in this process, taking turns with
+blocks of frames, so that both meet the machine alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
+from PIL import Image
+
+from agent.adapters.tflite import TfliteModel, load_picture_encoder
+from agent.bundle import find_bundle
+from tests.benchmarks.tables import table
+from tests.brokers import Mosquitto, free_port
+from tests.scenes import encoded, scene
+
+BLOCK = 50  # frames
+_FRAME = (640, 480)
+_PICTURES = 60  # different ones
+_LEARNING_S = 0.01  # between frames that get no decision
+_PATIENCE_S = 2.0
+
+
+class Daemon:
+    """The agent as a process that watches so many cameras, and a client that sends pictures and awaits decisions."""
+
+    def __init__(self, folder: Path, cameras: int) -> None:
+        self.cameras = cameras
+        self._broker = Mosquitto(folder / "broker")
+        self._broker.start()
+        path = folder / "redshank.yaml"
+        path.write_text(
+            f"""
+agent: {{id: bench, state_dir: {folder / "state"}, snapshot_interval: 1h}}
+broker: {{url: "{self._broker.url}"}}
+metrics: {{listen: "127.0.0.1:{free_port()}"}}
+streams: [{{name: cam, topic: cam/+, kind: image, score_topic: always}}]
+"""
+        )
+        command = [sys.executable, "-m", "agent.cli", "--log-level", "error", "run", "--config", str(path)]
+        self._process = subprocess.Popen(command)
+        self._decided = threading.Event()
+        self._client = Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda *_: self._decided.set()
+        self._client.connect("127.0.0.1", self._broker.port)
+        self._client.subscribe("redshank/bench/+/+/score")
+        self._client.loop_start()
+
+    def send(self, payload: bytes, *, learning: bool = False) -> list[float]:
+        """Send a picture to every camera, one after the other; return how long each decision took, s."""
+        took = []
+        for camera in range(self.cameras):
+            self._decided.clear()
+            begun = time.perf_counter()
+            self._client.publish(f"cam/{camera}", payload)
+            if self._decided.wait(_LEARNING_S if learning else _PATIENCE_S):
+                took.append(time.perf_counter() - begun)
+        return took
+
+    def learn(self, pictures: list[bytes]) -> None:
+        """Send pictures until every camera has decided."""
+        sent = 0
+        while len(self.send(pictures[sent % len(pictures)], learning=True)) < self.cameras:
+            sent += 1
+
+    @property
+    def resident_mb(self) -> float:
+        """Return the agent's resident memory, MB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS"))
+
+    def close(self) -> None:
+        """End everything."""
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._process.terminate()
+        self._process.wait(30)
+        self._broker.stop()
+
+
+def bare(model: TfliteModel, count: int) -> list[float]:
+    """Return how long invocations of the interpreter take, s."""
+    picture = np.zeros((1, *model.shape), np.float32)
+    took = []
+    for _ in range(count):
+        begun = time.perf_counter()
+        model.run(picture)
+        took.append(time.perf_counter() - begun)
+    return took
+
+
+def main() -> int:
+    """Run and print; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.pictures.daemon", description=__doc__)
+    parser.add_argument("--cameras", type=int, default=4, help="of the second run; default: %(default)s")
+    parser.add_argument(
+        "--frames", type=int, default=1200, help="of each camera, once it has learnt; default: %(default)s"
+    )
+    wanted = parser.parse_args()
+    pictures = [encoded(np.asarray(Image.fromarray(scene(seed)).resize(_FRAME))) for seed in range(_PICTURES)]
+    model = load_picture_encoder(find_bundle("efficientnet-lite0"))
+    rows, resident = [], []
+    for cameras in (1, wanted.cameras):
+        with tempfile.TemporaryDirectory() as folder:
+            daemon = Daemon(Path(folder), cameras)
+            try:
+                daemon.learn(pictures)
+                whole: list[float] = []
+                alone: list[float] = []
+                for number in range(wanted.frames):
+                    whole += daemon.send(pictures[number % _PICTURES])
+                    if number % BLOCK == 0:
+                        alone += bare(model, BLOCK)
+                resident.append(daemon.resident_mb)
+            finally:
+                daemon.close()
+        middle, least = 1e3 * np.median(whole), 1e3 * np.median(alone)
+        rows.append(
+            [
+                str(cameras),
+                f"{middle:.1f} ({1e3 * np.quantile(whole, 0.95):.1f})",
+                f"{least:.1f}",
+                f"{middle / least:.2f}",
+                f"{resident[-1]:.0f}",
+            ]
+        )
+    header = ["cameras", "frame to decision, ms: median (p95)", f"bare invocation, ms ({model.runtime})", "ratio"]
+    print(table([*header, "resident, MB"], rows))
+    each = (resident[1] - resident[0]) / max(1, wanted.cameras - 1)
+    print(f"\n{each:.1f} MB for each further camera")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
