@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 from jsonschema import Draft202012Validator, FormatChecker
 
 from tests.brokers import INSTALL_MOSQUITTO, MOSQUITTO, Authority, Mosquitto
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
+settings.register_profile("redshank", deadline=None)  # how long a busy machine takes says nothing about a law
+settings.load_profile("redshank")
 
 
 @pytest.fixture

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from agent.adapters.tflite import load_picture_encoder
+from agent.bundle import find_bundle
 
 SIZE = (320, 240)
 
@@ -41,3 +45,9 @@ def encoded(pixels, kind="JPEG"):
     made = io.BytesIO()
     Image.fromarray(pixels).save(made, kind, **({"quality": 90} if kind == "JPEG" else {}))
     return made.getvalue()
+
+
+@cache
+def encoder():
+    """Return one variant on one runtime, whichever is fastest here: figures are the same everywhere."""
+    return load_picture_encoder(find_bundle("efficientnet-lite0"), "ai-edge-litert", "efficientnet-lite0.int8.tflite")

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-from functools import cache
 
 import msgspec
 import numpy as np
@@ -17,9 +16,7 @@ from agent.adapters.mqtt import Command
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.adapters.tflite import load_picture_encoder
 from agent.app import load_encoders, make_restore, save_all, with_defaults
-from agent.bundle import find_bundle
 from agent.cli import main
 from agent.commands import Commander
 from agent.config import CommandSettings, load_configuration
@@ -29,7 +26,7 @@ from agent.errors import BundleError, ConfigurationError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.replay import replay
-from tests.scenes import encoded, lorry, scene
+from tests.scenes import encoded, encoder, lorry, scene
 
 BEGUN = 1_700_000_000.0
 TOPIC = "cameras/yard"
@@ -42,7 +39,7 @@ streams:
     topic: cameras/+
     kind: image
     reference: {{size: 100, warm_up: 45}}
-    alert: {{false_alarms: 1 per 1000 decisions, cooldown: 0s{alert}}}
+    alert: {{false_alarms: 1 per 100000 decisions, cooldown: 0s{alert}}}
 {more}
 """
 
@@ -57,12 +54,6 @@ class Counted(SilentObserver):
 
     def dropped(self):
         self.drops += 1
-
-
-@cache
-def encoder():
-    """Return one variant on one runtime, whichever is fastest here: figures are the same everywhere."""
-    return load_picture_encoder(find_bundle("efficientnet-lite0"), "ai-edge-litert", "efficientnet-lite0.int8.tflite")
 
 
 class Camera:

@@ -28,7 +28,7 @@ from agent.report_parts import BUDGETS, seconds
 from agent.report_pictures import RECENT_SIDE, SIDE, jpeg
 from agent.settings_builder import parse_budget
 from tests.oracles import alarms
-from tests.scenes import encoded, lorry, scene
+from tests.scenes import encoded, encoder, lorry, scene
 from tests.test_report import Reader
 
 WARM_UP = 45
@@ -84,6 +84,14 @@ streams:
 def reported(recording, configuration, **options):
     report = Report()
     return report, replay(recording, load_configuration(configuration), tap=report, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_encoder():
+    """Let every replay use the same variant on the same runtime: which one is fastest may differ on a busy machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agent.replay.load_encoders", lambda *_: {"efficientnet-lite0": encoder()})
+        yield
 
 
 @pytest.fixture(scope="module")
