@@ -91,6 +91,8 @@ def print_streams(results: dict[str, Any]) -> None:
         "recall: cold, after 300",
         "all",
         "ideal",
+        "alerts of a steered budget: observed/promised",
+        "recall",
     ]
     rows = []
     for name, result in results.items():
@@ -105,6 +107,8 @@ def print_streams(results: dict[str, Any]) -> None:
                     f"{found['cold']:.2f}, {found['later']:.2f}",
                     f"{found['recall']:.2f}",
                     f"{found['ideal']:.2f}",
+                    f"{found['steered_alarms'] / found['promised']:.2f}",
+                    f"{found['steered_recall']:.2f}",
                 ]
             )
     print("Streams with 3 % of odd pictures", table(header, rows), sep="\n\n", end="\n\n", flush=True)

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 from agent.adapters.tflite import TfliteModel
-from agent.core.types import F64
+from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertSettings, AlertState
+from agent.core.budget import BudgetControl
+from agent.core.picture_settings import PictureAssessment
+from agent.core.types import F64, Budget
+from agent.pipeline import judge
 from tests.benchmarks.pictures.drive import Driver
 from tests.benchmarks.pictures.measures import augmented, auroc, kept_promise, lit
 from tests.benchmarks.pictures.sets import Scene
@@ -17,6 +21,26 @@ SHARE = 0.03
 RATES = (0.01, 0.001)
 LATE = 300  # decisions
 _LIGHTS = (("same light", None, True), ("day", 150, True), ("day, left in", 150, False))
+
+
+class Alerts:
+    """The agent's own alerts of one stream at one rate, each odd picture one of its own; true ones are confirmed."""
+
+    def __init__(self, rate: float) -> None:
+        budget = Budget(count=1, per_decisions=1.0 / rate)
+        settings = AlertSettings(false_alarms=budget, after=1, clear_after=1, cooldown_s=0.0)
+        self._budget = BudgetControl(settings)
+        self._budget.configure(1.0)
+        self._machine = AlertMachine(settings, agent="bench", stream="pictures", kind=AlertKind.ANOMALY)
+
+    def follow(self, found: PictureAssessment, *, odd: bool) -> float:
+        """Take a decision; return 1 where an alert begins, .5 where it goes on, else 0."""
+        transition = judge(self._budget, self._machine, found.at, found.score)
+        if transition is not None and transition.event is AlertEvent.RAISED:
+            if odd:
+                self._budget.confirm(transition.id)
+            return 1.0
+        return 0.5 if self._machine.state is AlertState.FIRING else 0.0
 
 
 def order_of(scene: Scene, rng: np.random.Generator) -> list[tuple[int, bool]]:
@@ -36,13 +60,15 @@ def stream(
     day: int | None = None,
     light: bool = True,
 ) -> tuple[F64, list[float]]:
-    """Return (score, odd, late) of each decision, float64 [decisions, 3], and seconds of each push.
+    """Return (score, odd, late, alert by rate) of each decision, float64 [decisions, 5], and seconds of each push.
+
+    An alert is 1 where one begins and .5 where one goes on.
 
     Each picture is augmented anew. `day`: behind the warm-up light changes, and is the same again after so many
     pictures. Without `light` it is left in.
     """
     rng = np.random.default_rng(seed)
-    driver = Driver(model)
+    driver, alerts = Driver(model), [Alerts(rate) for rate in RATES]
     rows = []
     for place, odd in order_of(scene, rng):
         pixels = augmented(scene.pictures[place], rng, flips=scene.masks is not None)
@@ -50,7 +76,7 @@ def stream(
             pixels = lit(pixels, len(rows) % day / day)
         found = driver.push(pixels, None if light else driver.run(pixels.astype(np.float32)))
         if found is not None:
-            rows.append((found.score, odd, len(rows) >= LATE))
+            rows.append((found.score, odd, len(rows) >= LATE, *(one.follow(found, odd=odd) for one in alerts)))
         step()
     return np.array(rows, np.float64), driver.seconds
 
@@ -58,7 +84,13 @@ def stream(
 def promise(rows: F64) -> dict[float, dict[str, float]]:
     """Return for each rate what was promised and what happened."""
     odd = rows[:, 1] == 1
-    return {rate: kept_promise(rows[~odd, 0], rows[odd, 0], rows[odd, 2], rate) for rate in RATES}
+    found = {}
+    for place, rate in enumerate(RATES):
+        alerts = rows[:, 3 + place]
+        found[rate] = kept_promise(rows[~odd, 0], rows[odd, 0], rows[odd, 2], rate)
+        found[rate]["steered_alarms"] = float((alerts[~odd] == 1).sum())
+        found[rate]["steered_recall"] = float((alerts[odd] > 0).mean())
+    return found
 
 
 def ranking(rows: F64) -> float:
