@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from agent.adapters.tflite import TfliteModel
 from tests.benchmarks.pictures.drive import Driver, models
+from tests.benchmarks.pictures.faults import faults
 from tests.benchmarks.pictures.measures import auroc
 from tests.benchmarks.pictures.patchcore import PatchCore
 from tests.benchmarks.pictures.ranking import features, rank
@@ -26,7 +27,7 @@ from tests.benchmarks.pictures.sets import DEFECTS, Scene, digits, missing, tile
 from tests.benchmarks.pictures.streaming import RATES, days, promise, ranking, repeat
 from tests.benchmarks.tables import table
 
-PARTS = ("ranking", "streams", "light")
+PARTS = ("ranking", "streams", "light", "faults")
 
 
 def ranked(
@@ -176,6 +177,12 @@ def main() -> int:
         if "light" in parts:
             results["light"] = {name: days(scenes[0], default, bar.update) for name, scenes in sets.items()}
             print_light(results["light"])
+        if "faults" in parts:
+            results["faults"] = {name: faults(scenes[0], bar.update) for name, scenes in sets.items()}
+            found = results["faults"]
+            rows = [[name, *(f"{share:.2f}" for share in shares.values())] for name, shares in found.items()]
+            header = ["set", *next(iter(found.values()))]
+            print("Share of pictures with the right fault", table(header, rows), sep="\n\n", flush=True)
     if wanted.json:
         wanted.json.write_text(json.dumps(msgspec.to_builtins(results, str_keys=True), indent=2))
     return 0
