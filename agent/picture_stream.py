@@ -32,6 +32,7 @@ FAULTS: Final = {
     PictureFault.FROZEN: AlertKind.FROZEN,
 }
 _REMEMBERED: Final = 64  # highest scores of the past, to say since when nothing was as odd
+_WORKING_BYTES: Final = 7_500_000  # of each tile, beside what is kept: a fit in the making, the newest picture's maps
 _STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its clock was set back
 
 
@@ -210,7 +211,7 @@ class PictureStream(Stream):
     @property
     def bytes(self) -> int:
         """Return the memory that the stream takes, about."""
-        return sum(detector.bytes for detector in self.detectors)
+        return sum(detector.bytes + _WORKING_BYTES for detector in self.detectors)
 
     @property
     def signature(self) -> dict[str, Any]:

@@ -215,6 +215,16 @@ def test_a_tile_that_is_odd_is_named(tmp_path, schema):
     assert camera.stream.state()["tiles"] == ["tile 1,1", "tile 2,1"]
 
 
+def test_memory_bounds_the_number_of_cameras(tmp_path):
+    camera = Camera(tmp_path)
+    camera.see([0])
+    assert 10 <= camera.pipeline.streams_max <= 30  # of the 256 MB that are the default
+    tiled = Camera(tmp_path, "    tiles: [2, 2]")
+    tiled.see([0])
+    assert tiled.stream.bytes == 4 * camera.stream.bytes
+    assert tiled.pipeline.streams_max < camera.pipeline.streams_max / 2
+
+
 def test_pictures_that_come_too_soon_are_dropped_and_counted(tmp_path):
     camera = Camera(tmp_path, "    every: 2s")
     camera.see(range(10))
