@@ -5,9 +5,10 @@ Nothing is allocated before the first alert. Who may enter the reference is not 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +21,19 @@ KEPT_FIRST: Final = 32  # of these; without them the next such event would raise
 MAX_ALERTS: Final = 8  # of a stream, the newest
 MAX_ACCEPTED: Final = 32  # alerts of a stream, the newest, that can be forgotten by their id
 MARKS: Final = 255  # an entry's mark is one byte; 0 is for what entered by itself
+
+
+class HasBytes(Protocol):
+    """What is kept, and knows what it takes."""
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that it takes."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=HasBytes)
+Change = TypeVar("Change")
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -56,100 +70,145 @@ class Accepted(msgspec.Struct, frozen=True):
     high: F64
 
 
-class Quarantine:
-    """The refused windows of a stream's last alerts, and which of these alerts were accepted."""
+class LastAlerts(ABC, Generic[Kept, Change]):
+    """What was kept for a stream's last alerts, and what accepting each changed, until it is forgotten."""
+
+    most: int  # kept for each alert: how it began, and the newest
+    kept_first: int  # of these
 
     def __init__(self) -> None:
-        self._alerts: OrderedDict[str, list[Held]] = OrderedDict()
-        self._pending: tuple[str, list[Held]] | None = None
-        self._accepted: OrderedDict[str, Accepted] = OrderedDict()
+        self._alerts: OrderedDict[str, list[Kept]] = OrderedDict()
+        self._pending: tuple[str, list[Kept]] | None = None
+        self._accepted: OrderedDict[str, Change] = OrderedDict()
         self._mark = 0
         self._bytes: int | None = 0  # None: to be counted anew
 
+    @staticmethod
+    @abstractmethod
+    def pack(one: Kept) -> list[Any]:
+        """Return what is kept as plain fields."""
+
+    @staticmethod
+    @abstractmethod
+    def unpack(saved: list[Any]) -> Kept:
+        """Take it up again."""
+
+    @abstractmethod
+    def marks_taken(self) -> set[int]:
+        """Return the marks of the accepted alerts."""
+
     @property
     def bytes(self) -> int:
-        """Return the memory that the held windows take."""
+        """Return the memory that what is kept takes."""
         if self._bytes is None:
             held = [*self._alerts.values(), *((self._pending[1],) if self._pending else ())]
-            self._bytes = sum(one.bytes for windows in held for one in windows)
+            self._bytes = sum(one.bytes for kept in held for one in kept)
         return self._bytes
 
-    def keep(self, alert: str, held: Held | None, *, firing: bool) -> None:
+    def keep(self, alert: str, one: Kept | None, *, firing: bool) -> None:
         """Keep what a decision refused, if anything. One alert may be pending; once it fires it is one of the last."""
         self._bytes = None
         if self._pending is None or self._pending[0] != alert:
             self._pending = alert, []
-        windows = self._pending[1]
+        kept = self._pending[1]
         if firing:
-            windows = self._alerts.setdefault(alert, windows)
+            kept = self._alerts.setdefault(alert, kept)
             self._pending = None
             while len(self._alerts) > MAX_ALERTS:
                 self._alerts.popitem(last=False)
-        if held is not None:
-            if len(windows) >= MAX_WINDOWS:
-                del windows[KEPT_FIRST]
-            windows.append(held)
+        if one is not None:
+            if len(kept) >= self.most:
+                del kept[self.kept_first]
+            kept.append(one)
 
     def release(self) -> None:
         """Let go what is kept for an alert that is pending: it came to nothing."""
         if self._pending is not None:
             self._pending, self._bytes = None, None
 
-    def held(self, alert: str) -> list[Held]:
-        """Return the windows kept for an alert, oldest first; none if it is not one of the last."""
+    def held(self, alert: str) -> list[Kept]:
+        """Return what is kept for an alert, oldest first; nothing if it is not one of the last."""
         return list(self._alerts.get(alert, ()))
 
     def knows(self, alert: str) -> bool:
         """Tell whether an alert is one of the last, or accepted."""
         return alert in self._alerts or alert in self._accepted
 
-    def accepted(self, alert: str) -> Accepted | None:
+    def accepted(self, alert: str) -> Change | None:
         """Return what accepting an alert changed; None if it was not accepted, or forgotten again."""
         return self._accepted.get(alert)
 
     def next_mark(self) -> int:
         """Return a mark that no accepted alert has: 1 to MARKS, in turn. Entries may have it from long ago."""
-        taken = {one.mark for one in self._accepted.values()}
+        taken = self.marks_taken()
         self._mark = next(
             mark for mark in (place % MARKS + 1 for place in range(self._mark, self._mark + MARKS)) if mark not in taken
         )
         return self._mark
 
-    def accept(self, alert: str, accepted: Accepted) -> None:
+    def remember(self, alert: str, change: Change) -> None:
         """Remember what accepting an alert changed."""
-        self._accepted[alert] = accepted
+        self._accepted[alert] = change
         while len(self._accepted) > MAX_ACCEPTED:
             self._accepted.popitem(last=False)
 
     def forget(self, alert: str) -> None:
-        """Note that an accepted alert was taken back; its windows stay, so that it can be accepted again."""
+        """Note that an accepted alert was taken back; what is kept stays, so that it can be accepted again."""
         del self._accepted[alert]
 
     def snapshot(self) -> dict[str, Any]:
-        """Return everything, as plain lists and arrays."""
+        """Return everything but what accepting changed, as plain lists and arrays."""
+        pending = self._pending
         return {
-            "alerts": [[alert, [fields(one) for one in windows]] for alert, windows in self._alerts.items()],
-            "pending": [self._pending[0], [fields(one) for one in self._pending[1]]] if self._pending else None,
-            "accepted": [[alert, fields(one)] for alert, one in self._accepted.items()],
+            "alerts": [[alert, [self.pack(one) for one in kept]] for alert, kept in self._alerts.items()],
+            "pending": [pending[0], [self.pack(one) for one in pending[1]]] if pending else None,
             "mark": self._mark,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it up again."""
-        self._alerts = OrderedDict((alert, _windows(windows)) for alert, windows in state["alerts"])
+        self._alerts = OrderedDict((alert, [self.unpack(one) for one in kept]) for alert, kept in state["alerts"])
         pending = state["pending"]
-        self._pending = None if pending is None else (pending[0], _windows(pending[1]))
-        self._accepted = OrderedDict((alert, Accepted(*one)) for alert, one in state["accepted"])
+        self._pending = None if pending is None else (pending[0], [self.unpack(one) for one in pending[1]])
         self._mark, self._bytes = state["mark"], None
+
+
+class Quarantine(LastAlerts[Held, Accepted]):
+    """The refused windows of a stream's last alerts, and which of these alerts were accepted."""
+
+    most, kept_first = MAX_WINDOWS, KEPT_FIRST
+
+    @staticmethod
+    def pack(one: Held) -> list[Any]:
+        """Return a decision's windows as plain fields."""
+        return fields(one)
+
+    @staticmethod
+    def unpack(saved: list[Any]) -> Held:
+        """Take them up again."""
+        return Held(*saved)
+
+    def marks_taken(self) -> set[int]:
+        """Return the marks of the accepted alerts."""
+        return {one.mark for one in self._accepted.values()}
+
+    def accept(self, alert: str, accepted: Accepted) -> None:
+        """Remember what accepting an alert changed."""
+        self.remember(alert, accepted)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return everything, as plain lists and arrays."""
+        return {**super().snapshot(), "accepted": [[alert, fields(one)] for alert, one in self._accepted.items()]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it up again."""
+        super().restore(state)
+        self._accepted = OrderedDict((alert, Accepted(*one)) for alert, one in state["accepted"])
 
 
 def fields(one: Held | Accepted) -> list[Any]:
     """Return a struct's fields in order."""
     return list(msgspec.structs.astuple(one))
-
-
-def _windows(saved: Iterable[list[Any]]) -> list[Held]:
-    return [Held(*one) for one in saved]
 
 
 def widened(known: F64, found: Iterable[Held], pick: np.ufunc) -> F64:
