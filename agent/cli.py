@@ -227,10 +227,10 @@ def _replay(options: argparse.Namespace) -> int:
         options.report.write_text(page(report, summary, options.recording.name), encoding="utf-8")
     for alert in summary.alerts:
         sys.stdout.write(f"{alert['at']} {alert['event']} {alert['id']} {alert['message']}\n")
-    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items())) or "none"
     raised = sum(alert["event"] == "raised" for alert in summary.alerts)
     sys.stdout.write(
-        f"{summary.streams} streams, {summary.decisions} decisions, {raised} alerts raised; rejected: {rejected}\n"
+        f"{summary.streams} streams, {summary.decisions} decisions, {raised} alerts raised; "
+        f"rejected: {summary.rejections}\n"
     )
     return 0
 
@@ -252,9 +252,10 @@ def _prime(options: argparse.Namespace) -> int:
     )
     for name, references in summary.learnt.items():
         sys.stdout.write(f"{name}: active, {references} references\n")
-    rejected = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.rejected.items())) or "none"
     left = summary.streams - len(summary.learnt)
-    sys.stdout.write(f"{state}: {summary.streams} streams primed, {left} still learning; rejected: {rejected}\n")
+    sys.stdout.write(
+        f"{state}: {summary.streams} streams primed, {left} still learning; rejected: {summary.rejections}\n"
+    )
     return 0
 
 

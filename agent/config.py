@@ -271,6 +271,8 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
     if stream.qos not in (0, 1):
         complain("qos", "0 or 1", stream.qos)
+    if stream.reference.warm_up > stream.reference.size:
+        complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
 
 
 def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
@@ -282,17 +284,11 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
     for counter in stream.counters if stream.channels else ():
         if counter not in stream.channels:
             complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")
-    if stream.reference.warm_up > stream.reference.size:
-        complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
 
 
 def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
     for problem in picture_problems(stream):
         builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
-    if stream.reference.warm_up > stream.reference.size:
-        builder.complain(
-            f"{path}.reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up
-        )
     if stream.alert.direction is not Direction.BOTH:
         builder.complain(f"{path}.alert.direction", "none: pictures have no direction", stream.alert.direction.value)
     if stream.alert.min_change:

@@ -60,6 +60,11 @@ class Summary(msgspec.Struct):
     rejected: dict[str, int]
     learnt: dict[str, int] = msgspec.field(default_factory=dict)  # references by stream, of those that are active
 
+    @property
+    def rejections(self) -> str:
+        """Return what was rejected, in words."""
+        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items())) or "none"
+
 
 def replay(
     recording: Path,
