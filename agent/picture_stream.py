@@ -76,15 +76,16 @@ class PictureStream(Stream):
         self.health = [PictureHealth(made.reference.warm_up, one) for one in self.decoder.ignored]
         self._budget = BudgetControl(self.settings.alert, self.settings.mode)
         self._first_at = self._last_at = float("-inf")
+        self._taken_at = float("-inf")  # when the newest one arrived
         self._pictures = 0  # taken so far
         self._older = 0
         self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
         self._configured = False
 
-    def too_soon(self, at: float) -> bool:
-        """Tell whether a picture of this time comes before the next one is wanted."""
+    def too_soon(self, now: float) -> bool:
+        """Tell whether a picture that arrives now comes before the next one is wanted."""
         every = self.settings.every_s
-        return every is not None and 0.0 <= at - self._last_at < 0.95 * every
+        return every is not None and 0.0 <= now - self._taken_at < 0.95 * every
 
     def take(self, payload: bytes, received_at: float) -> tuple[list[Frame], bool]:
         """Return a picture's frames, one for each tile, and whether the clock was set back. Raises PayloadRejected."""
@@ -97,7 +98,7 @@ class PictureStream(Stream):
             turned = True
             self._first_at += at - self._last_at
         self._older = 0
-        self._last_at = at
+        self._last_at, self._taken_at = at, received_at
         self._first_at = at if self._pictures == 0 else self._first_at
         self._pictures += 1
         return frames, turned

@@ -368,7 +368,7 @@ class Pipeline:
     def _see(self, stream: PictureStream, message: InboundMessage, outcome: Outcome) -> None:
         """Take a picture: is it one at all, and is it like those before."""
         now = message.received_at
-        if not stream.own_time and stream.too_soon(now):
+        if stream.too_soon(now):
             self._observer.dropped()
             return
         frames, turned = stream.take(message.payload, now)

@@ -232,6 +232,16 @@ def test_pictures_that_come_too_soon_are_dropped_and_counted(tmp_path):
     assert camera.stream.state()["interval_s"] == pytest.approx(2.0)
 
 
+def test_pictures_with_a_time_of_their_own_come_too_soon_as_well(tmp_path):
+    more = "    every: 2s\n    format: json\n    path: image\n    time: {path: ts, max_ahead: 10d}"
+    camera = Camera(tmp_path, more)
+    for number in range(10):
+        text = base64.b64encode(encoded(scene(number))).decode()
+        camera.send(json.dumps({"ts": BEGUN + number, "image": text}).encode())
+    assert camera.observer.drops == 5
+    assert camera.observer.reasons == []
+
+
 def test_a_picture_that_was_superseded_only_counts_as_heard(tmp_path):
     camera = Camera(tmp_path)
     camera.see([0])
