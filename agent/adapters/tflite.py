@@ -250,7 +250,8 @@ def in_order(outputs: Iterable[str]) -> list[str]:
 
 def levels_of(values: Inputs, grid: Quantization) -> npt.NDArray[np.int8]:
     """Return values on an int8 grid, same shape."""
-    levels = np.rint(values / np.float32(grid.scale))
+    levels = values / np.float32(grid.scale)
+    np.rint(levels, out=levels)
     levels += grid.zero_point
     return np.clip(levels, -128, 127, out=levels).astype(np.int8)
 

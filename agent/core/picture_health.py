@@ -123,17 +123,18 @@ class PictureHealth:
     def measure(self, pixels: U8) -> Looks:
         """Return the looks of a picture, uint8 [height, width, 3]."""
         gray = pixels @ _LUMA
-        around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
-        edges = around - 4.0 * gray[1:-1, 1:-1]
-        level: F32 = gray.reshape(-1)
+        edges = gray[:-2, 1:-1] + gray[2:, 1:-1]
+        edges += gray[1:-1, :-2]
+        edges += gray[1:-1, 2:]
+        edges -= 4.0 * gray[1:-1, 1:-1]
         if self._kept is not None:
-            level, edges = gray[self._kept], edges[self._kept[1:-1, 1:-1]]
-        deviation = float(level.std())
+            gray, edges = gray[self._kept], edges[self._kept[1:-1, 1:-1]]
+        mean, variance = moments(gray)
         return Looks(
-            float(level.mean()),
-            deviation,
-            float((level >= CLIPPED).mean()),
-            float(np.log((float(edges.var()) + 1e-3) / (deviation**2 + 1e-3))),
+            mean,
+            float(np.sqrt(variance)),
+            float(np.count_nonzero(gray >= CLIPPED)) / gray.size,
+            float(np.log((moments(edges)[1] + 1e-3) / (variance + 1e-3))),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -149,6 +150,14 @@ class PictureHealth:
         """Take it up again."""
         self._seen, self._limits = [Looks(*one) for one in state["seen"]], None
         self._first, self.run, self.longest = state["first"], state["run"], state["longest"]
+
+
+def moments(values: F32) -> tuple[float, float]:
+    """Return mean and variance of float32 values: one product each, several times faster than `var`."""
+    flat = values.reshape(-1)
+    mean = float(flat.mean())
+    away = flat - np.float32(mean)
+    return mean, float(away @ away) / flat.size
 
 
 def limits_of(seen: list[Looks]) -> Looks:

@@ -15,7 +15,6 @@ from agent.core.types import F32, F64, U8, Bools
 MOST_GAIN: Final = 4.0
 _LEAST_DEVIATION: Final = 1.0  # gray levels
 _EVERY: Final = 2  # rows and columns that are looked at
-_LEVELS: Final = np.arange(256, dtype=np.float32)
 
 
 class Light:
@@ -31,11 +30,10 @@ class Light:
         """Return mean and deviation of each channel, gray levels, float64 [2, 3], of uint8 [height, width, 3]."""
         few = pixels[::_EVERY, ::_EVERY]
         rows = few.reshape(-1, few.shape[-1]) if self._kept is None else few[self._kept]
-        wide = rows.astype(np.float32)
-        mean = np.full(len(wide), 1.0 / len(wide), np.float32) @ wide  # several times faster than a mean over rows
-        wide -= mean
-        deviation = np.sqrt(np.einsum("nc,nc->c", wide, wide) / len(wide))
-        return np.stack([mean, deviation]).astype(np.float64)
+        wide = rows.astype(np.float64)
+        mean = np.full(len(wide), 1.0 / len(wide)) @ wide  # products are several times faster than reductions over rows
+        squares = np.diagonal(wide.T @ wide) / len(wide)
+        return np.stack([mean, np.sqrt(np.maximum(squares - mean**2, 0.0))])
 
     def learn(self, pixels: U8) -> None:
         """Take one of the first pictures."""
@@ -51,12 +49,12 @@ class Light:
         found = self.measure(pixels)
         usual = (self._total + found) / (self._count + 1) if self.usual is None else self.usual
         gain = np.minimum(usual[1] / np.maximum(found[1], _LEAST_DEVIATION), MOST_GAIN).astype(np.float32)
-        levels = _LEVELS * gain[:, None] + (usual[0] - found[0] * gain).astype(np.float32)[:, None]
-        np.clip(levels, 0.0, 255.0, out=levels)
-        made = np.empty(pixels.shape, np.float32)
-        for channel, table in enumerate(levels):  # a table of 256 is faster than arithmetic on every pixel
-            np.take(table, pixels[..., channel], out=made[..., channel])
-        return made
+        lift = (usual[0] - found[0] * gain).astype(np.float32)
+        height, width, channels = pixels.shape
+        made = pixels.reshape(height, width * channels).astype(np.float32)  # rows: one channel is too short to be fast
+        made *= np.tile(gain, width)
+        made += np.tile(lift, width)
+        return np.clip(made, 0.0, 255.0, out=made).reshape(pixels.shape)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what was learnt."""

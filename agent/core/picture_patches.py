@@ -119,8 +119,7 @@ class PatchBank:
         """
         if self.filled == 0:
             return np.full(len(patches), np.inf, np.float32), np.zeros(len(patches), np.int64)
-        squared = patches @ self.vectors[: self.filled].T
-        squared *= -2.0
+        squared = (-2.0 * patches) @ self.vectors[: self.filled].T
         squared += self.squares[: self.filled]
         if self.near is not None:
             squared[~self.near[cells][:, self.cells[: self.filled]]] = np.inf
