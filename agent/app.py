@@ -73,7 +73,7 @@ def load_encoders(configuration: Configuration, store: Store | None = None) -> d
 
 
 def make_restore(store: Store) -> Callable[[Stream], Any]:
-    """Return how a stream goes on: with the exact states of its alerts, and from its snapshot, which is returned.
+    """Return how a stream goes on: with the exact states of its alerts, and from its snapshot and what was added to it.
 
     The snapshot is found by name; it must have been made with the same encoder, runtime and settings.
     """
@@ -90,13 +90,16 @@ def make_restore(store: Store) -> Callable[[Stream], Any]:
         if saved.get("signature") != stream.signature:
             store.set_aside(stream.name, "of another encoder, runtime or setting")
             return None
-        return saved["detector"]
+        return saved["detector"], store.additions(stream.name)
 
     return restore
 
 
-def save_all(store: Store, pipeline: Pipeline) -> None:
-    """Write a snapshot of every stream, and where its alerts stand between two transitions."""
+def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True) -> None:
+    """Write what every stream has learnt, and where its alerts stand between two transitions.
+
+    With `whole` false, what was learnt since the last time is added to the snapshots, where that is less.
+    """
     store.set_topics([stream.topic for stream in pipeline.streams.values()])
     states = [
         AlertRow(stream.name, kind.value, machine.snapshot())
@@ -105,12 +108,17 @@ def save_all(store: Store, pipeline: Pipeline) -> None:
     ]
     store.commit(states, [])
     for stream in pipeline.streams.values():
-        save(store, stream)
+        addition = None if whole else stream.addition()
+        if addition is not None and store.append(stream.name, addition):
+            stream.saved()
+        else:
+            save(store, stream)
 
 
 def save(store: Store, stream: Stream) -> None:
     """Write a stream's snapshot."""
     store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
+    stream.saved()
 
 
 class QueuedPicture:
@@ -353,7 +361,7 @@ class Agent(MqttEvents):
                 self._gauges(now - saved)
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
-                self._save()
+                self._save(whole=False)
             if not self._queue:
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
@@ -522,9 +530,9 @@ class Agent(MqttEvents):
             for phase in StreamPhase:
                 telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
 
-    def _save(self) -> bool:
+    def _save(self, *, whole: bool = True) -> bool:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
-            stored = self._on_disk(lambda: save_all(self.store, self.pipeline))
+            stored = self._on_disk(lambda: save_all(self.store, self.pipeline, whole=whole))
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)
         return stored

@@ -259,8 +259,16 @@ class PictureStream(Stream):
     def _interval_known(self) -> float | None:
         return (self.interval_s or 1.0) if self._configured else None
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
+    def addition(self) -> dict[str, Any] | None:
+        """Return None: what is new of pictures is most of what there is."""
+        return None
+
+    def saved(self) -> None:
+        """Know that all that was learnt is on disk: nothing follows from it."""
+
+    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
+        """Go on from a snapshot; there are no additions to one of pictures."""
+        del additions
         for detector, health, state in zip(self.detectors, self.health, saved["tiles"], strict=True):
             detector.restore(state["detector"])
             health.restore(state["health"])

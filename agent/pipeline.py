@@ -109,7 +109,7 @@ class Pipeline:
         self._encoders = encoders
         self._topics = topics
         self._observer = observer
-        self._restore = restore  # (name) -> snapshot or None
+        self._restore = restore  # (stream) -> snapshot and what was added to it, or None
         self._by_topic: dict[str, Stream | None] = {}
         self._refused: set[str] = set()
         self._workspace = Workspace()
@@ -235,7 +235,7 @@ class Pipeline:
             stream = SensorStream(name, topic, settings, windows, bank, agent.id, agent.max_payload_bytes)
         saved = self._restore(stream) if self._restore is not None else None
         if saved is not None:
-            stream.restore(saved)
+            stream.restore(*saved)
         return stream
 
     def _bank(self, settings: SensorSettings, encoder: Encoder | None) -> DetectorBank:

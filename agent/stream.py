@@ -18,12 +18,13 @@ from agent.alert_message import timestamp
 from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
+from agent.core.views import plain
 
 if TYPE_CHECKING:
     from agent.config import SensorSettings, StreamSettings
-    from agent.core.bank import DetectorBank
+    from agent.core.bank import DetectorBank, WarmUpPart
     from agent.core.budget import BudgetControl
-    from agent.core.types import Assessment, Budget
+    from agent.core.types import F32, Assessment, Budget
     from agent.picture_stream import Looked
     from agent.ports import Encoder
 
@@ -100,8 +101,16 @@ class Stream(ABC):
         """Return all that was learnt."""
 
     @abstractmethod
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
+    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
+        """Go on from a snapshot and what was added to it."""
+
+    @abstractmethod
+    def addition(self) -> dict[str, Any] | None:
+        """Return what was learnt since the stream was last saved; None where a whole snapshot is to be written."""
+
+    @abstractmethod
+    def saved(self) -> None:
+        """Know that all that was learnt is on disk."""
 
     @abstractmethod
     def holds(self, alert: str) -> bool:
@@ -249,10 +258,22 @@ class SensorStream(Stream):
         """Return all that was learnt."""
         return self.bank.snapshot(self.detector)
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
-        self.bank.restore(self.detector, saved)
+    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
+        """Go on from a snapshot and what was added to it."""
+        if additions:
+            for part in self.bank.rebuild(self.detector, saved, additions):
+                part.embedding = embedded(part, self.encoder)
+        else:
+            self.bank.restore(self.detector, saved)
         self.turns = self.detector.grid.turns
+
+    def addition(self) -> dict[str, Any] | None:
+        """Return what was learnt since the stream was last saved; None where a whole snapshot is to be written."""
+        return self.bank.addition(self.detector)
+
+    def saved(self) -> None:
+        """Know that all that was learnt is on disk."""
+        self.detector.diary.begin(self.detector.grid.total_rows)
 
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's windows are still kept, so that it can be accepted."""
@@ -277,6 +298,14 @@ class SensorStream(Stream):
     def release(self) -> None:
         """Let go what was kept for an alert that is no longer pending or firing."""
         self.detector.quarantine.release()
+
+
+def embedded(part: WarmUpPart, encoder: Encoder | None) -> F32:
+    """Return a part's windows as embeddings, float32 [windows, dim]."""
+    if not part.view.encoded:
+        return plain(part.windows)
+    assert encoder is not None
+    return encoder.encode(part.windows)
 
 
 def quiet_hours(settings: AlertSettings) -> QuietHours:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ class Counted(SilentObserver):
 
 @pytest.fixture
 def make(tmp_path):
-    def make(stream="", agent="", store=None, after=2, alert="", own="false_alarms: 1 per 20000 decisions, "):
+    def make(
+        stream="", agent="", store=None, after=2, alert="", own="false_alarms: 1 per 20000 decisions, ", by="none"
+    ):
         path = tmp_path / "redshank.yaml"
         path.write_text(
             f"""
@@ -39,7 +42,7 @@ agent: {{id: pi{agent}}}
 streams:
   - name: pump
     topic: plant/+
-    encoder: none
+    encoder: {by}
     period: 1s
     reference: {{size: 300, warm_up: 150}}
     alert: {{{own}cooldown: 1s, after: {after}{alert}}}
@@ -274,6 +277,25 @@ def test_what_a_kill_interrupts_goes_on_under_the_same_id(make, tmp_path):
     assert [one["id"] for one in told] == [one["id"] for one in expected]
     assert [one["started_at"] for one in told] == [one["started_at"] for one in expected]
     store.close()
+
+
+@pytest.mark.parametrize("encoder", ["none", "sensor-small"])
+def test_after_a_kill_a_stream_goes_on_from_what_was_last_added_to_its_snapshot(make, tmp_path, encoder):
+    with closing(Store(tmp_path / "state")) as store:
+        first = make(TIMED, store=store, by=encoder)
+        save_all(store, first)
+        feed(first, range(450))
+        save_all(store, first, whole=False)  # active by now: a whole one
+        for begin in (450, 700, 900):
+            feed(first, range(begin, begin + 200), lambda i: {"a": 4.0} if i > 1000 else {})
+            save_all(store, first, whole=False)
+        (name,) = first.streams
+        assert len(store.additions(name)) == 3
+        second = make(TIMED, store=store, by=encoder)
+        second.resume(store.topics(), BEGUN, 0.0)
+        one, other = (each.process([message(i, quiet(i)) for i in range(1100, 1300)]) for each in (first, second))
+        assert [found.assessment.score for found in other.decided] == [found.assessment.score for found in one.decided]
+        assert len(other.decided) == 200
 
 
 def test_alerts_go_on_when_the_clock_of_the_data_was_set_back(make):

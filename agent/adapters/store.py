@@ -1,6 +1,7 @@
 """What survives a restart: alert states and the outbox in SQLite, exact; snapshots of streams in files, atomic.
 
-SQLite is used by the worker alone. A snapshot file is a line of magic, a checksum, and MessagePack.
+SQLite is used by the worker alone. A snapshot file is a line of magic, a checksum, and MessagePack, compressed. Beside
+it lies a journal: a line of magic, the snapshot's checksum, and what was added since, each with length and checksum.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from agent.errors import SnapshotError, StateError
 logger = logging.getLogger(__name__)
 
 MAX_OUTBOX: Final = 10000
-_MAGIC: Final = b"redshank snapshot 1\n"
+JOURNAL_FACTOR: Final = 8  # times the snapshot's size, at most; then a new one is cheaper than to go on
+_MAGIC: Final = b"redshank snapshot 2\n"
+_JOURNAL_MAGIC: Final = b"redshank journal 1\n"
+_JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
+_FRAME_HEAD: Final = 8  # length and checksum
+_LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
 _ARRAY: Final = 1
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SCHEMA: Final = """
@@ -53,6 +59,14 @@ class AlertRow(msgspec.Struct, frozen=True):
     state: dict[str, Any]
 
 
+class Written(msgspec.Struct):
+    """What lies on disk of a stream: its snapshot's checksum and size, its journal's size. Bytes."""
+
+    checksum: bytes
+    snapshot_bytes: int
+    journal_bytes: int = 0
+
+
 class Store:
     """The state directory, mode 0700. A damaged database is set aside and said so. Raises StateError or OSError."""
 
@@ -63,6 +77,7 @@ class Store:
         self._lock = _locked(directory)
         self.outbox_dropped = 0
         self.bytes_written = 0
+        self._written: dict[str, Written] = {}  # by stream
         (directory / "streams").mkdir(exist_ok=True)
         try:
             self._database = _database(directory / "state.sqlite")
@@ -157,11 +172,38 @@ class Store:
         _write(self.directory / "subscriptions.json", msgspec.json.encode(subscriptions))
 
     def save(self, stream: str, snapshot: dict[str, Any]) -> None:
-        """Write a stream's snapshot: the old one or the new one is there, never half of one."""
-        body = msgspec.msgpack.encode(snapshot, enc_hook=_encode)
-        content = _MAGIC + zlib.crc32(body).to_bytes(4, "big") + body
+        """Write a stream's snapshot: the old one or the new one is there, never half of one. Its journal is let go."""
+        body = zlib.compress(msgspec.msgpack.encode(snapshot, enc_hook=_encode), _LEVEL)
+        checksum = _checksum(body)
+        content = _MAGIC + checksum + body
         self.bytes_written += len(content)
         _write(self._path(stream), content)
+        self._written[stream] = Written(checksum, len(content))
+        self._journal(stream).unlink(missing_ok=True)  # one that is left names the older snapshot, and counts no more
+
+    def append(self, stream: str, addition: dict[str, Any]) -> bool:
+        """Write what was added to a stream's snapshot; durable when this returns.
+
+        False where a new snapshot is wanted instead: there is none of this run, or its journal is long.
+        """
+        written = self._written.get(stream)
+        if written is None or written.journal_bytes > JOURNAL_FACTOR * written.snapshot_bytes:
+            return False
+        body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode), _LEVEL)
+        content = len(body).to_bytes(4, "big") + _checksum(body) + body
+        if written.journal_bytes == 0:
+            content = _JOURNAL_MAGIC + written.checksum + content
+        with self._journal(stream).open("r+b" if written.journal_bytes else "wb") as file:
+            file.truncate(written.journal_bytes)  # what an earlier try left
+            file.seek(written.journal_bytes)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if written.journal_bytes == 0:
+            _sync(self._journal(stream).parent)
+        written.journal_bytes += len(content)
+        self.bytes_written += len(content)
+        return True
 
     def load(self, stream: str) -> dict[str, Any] | None:
         """Return a stream's snapshot or None. A corrupt one is set aside and said so; the stream starts cold."""
@@ -176,15 +218,39 @@ class Store:
             self.set_aside(stream, str(error))
         return None
 
+    def additions(self, stream: str) -> list[dict[str, Any]]:
+        """Return what was added to a stream's snapshot, in order. What a kill left half written is left out."""
+        try:
+            checksum = self._path(stream).read_bytes()[len(_MAGIC) : len(_MAGIC) + 4]
+            content = self._journal(stream).read_bytes()
+        except OSError:
+            return []
+        if content[:_JOURNAL_HEAD] != _JOURNAL_MAGIC + checksum:
+            return []
+        found, place = [], _JOURNAL_HEAD
+        while place < len(content):
+            size = int.from_bytes(content[place : place + 4], "big")
+            body = content[place + _FRAME_HEAD : place + _FRAME_HEAD + size]
+            if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
+                logger.warning("stream %s: the end of its journal is damaged; it goes on from before that", stream)
+                break
+            found.append(_unpacked(body))
+            place += _FRAME_HEAD + size
+        return found
+
     def set_aside(self, stream: str, reason: str) -> None:
         """Rename a snapshot that cannot be used."""
         path = self._path(stream)
+        self._written.pop(stream, None)
         aside = path.with_suffix(".unusable")
         path.replace(aside)
         logger.warning("stream %s starts cold: its snapshot is %s; kept as %s", stream, reason, aside.name)
 
     def _path(self, stream: str) -> Path:
         return self.directory / "streams" / f"{hashlib.sha256(stream.encode()).hexdigest()[:24]}.snapshot"
+
+    def _journal(self, stream: str) -> Path:
+        return self._path(stream).with_suffix(".journal")
 
 
 def _database(path: Path) -> sqlite3.Connection:
@@ -242,11 +308,20 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Have the names in a directory on disk."""
+    opened = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(opened)
     finally:
-        os.close(directory)
+        os.close(opened)
+
+
+def _checksum(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "big")
 
 
 def _encode(value: Any) -> Any:
@@ -270,9 +345,13 @@ def _decode(content: bytes) -> dict[str, Any]:
     if not content.startswith(_MAGIC):
         raise SnapshotError("foreign (another format or version)")
     body = content[len(_MAGIC) + 4 :]
-    if zlib.crc32(body).to_bytes(4, "big") != content[len(_MAGIC) : len(_MAGIC) + 4]:
+    if _checksum(body) != content[len(_MAGIC) : len(_MAGIC) + 4]:
         raise SnapshotError("corrupt (checksum)")
+    return _unpacked(body)
+
+
+def _unpacked(body: bytes) -> dict[str, Any]:
     try:
-        return msgspec.msgpack.decode(body, type=dict[str, Any], ext_hook=_array)
-    except (msgspec.DecodeError, ValueError, TypeError) as error:
+        return msgspec.msgpack.decode(zlib.decompress(body), type=dict[str, Any], ext_hook=_array)
+    except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as error:
         raise SnapshotError(f"corrupt ({error})") from error

@@ -16,6 +16,7 @@ import numpy as np
 from agent.core.alerting import Direction, FrozenPolicy
 from agent.core.calibration import CALIBRATION_SIZE, Calibration
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
+from agent.core.diary import COUNTS, ENTERS, Past, newest
 from agent.core.frozen import FrozenValues
 from agent.core.joint import JointReference, joint_bytes
 from agent.core.lanes import Lanes, grown
@@ -40,6 +41,7 @@ VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 2.0
 _LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
 _RANGE_MEAN_POINTS: Final = 16
+_EMBEDDED_AGAIN: Final = 512  # windows at once, of what was learnt since the last snapshot
 _WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
 _ACCEPTED_SCORES: Final = 8  # at most so many of an accepted alert's windows count in the calibration
@@ -162,7 +164,7 @@ class DetectorBank:
         counted &= ~np.isnan(raw.reshape(-1))
         self._calibration.add(rows.index[counted], raw.reshape(-1)[counted])
         starts = [batch.bounds[place] - part.start for place in range(first, last + 1)]
-        self._admit(dues, starts, query, admitted.reshape(raw.shape) & usable)
+        self._admit(dues, starts, query, admitted.reshape(raw.shape) & usable, counted.reshape(raw.shape))
 
         range_scores, may_alarm = self._range_novelty_and_leave(batch, part, lanes.index, dues)
         ready = np.isfinite(view_scores)
@@ -239,8 +241,8 @@ class DetectorBank:
             raw[ready, view] = SCORERS[settings.method](squared, settings.neighbours, bandwidth)[ready]
         return raw
 
-    def _admit(self, dues: list[Due], starts: list[int], query: I8, admitted: Bools) -> None:
-        """Let embeddings wait behind the guard, and those in whose guard has passed."""
+    def _admit(self, dues: list[Due], starts: list[int], query: I8, admitted: Bools, counted: Bools) -> None:
+        """Let embeddings wait behind the guard, and those in whose guard has passed; note it in the diary."""
         every = np.array([view.every for view in self.views])
         passed: list[tuple[StreamDetector, Waiting]] = []
         for place, due in enumerate(dues):
@@ -248,6 +250,7 @@ class DetectorBank:
             waiting = due.detector.waiting
             may_enter = admitted[here] & (due.row // self.settings.stride % every == 0)
             waiting.append(Waiting(query[here].copy(), may_enter, due.at))
+            due.detector.diary.note(due.row, due.at, may_enter, counted[here])
             while len(waiting) > self._guard:
                 passed.append((due.detector, waiting.popleft()))
         if not passed:
@@ -448,20 +451,127 @@ class DetectorBank:
         learnt = state.get("learnt")
         lanes = None
         if learnt is not None:
-            first, last = lanes = self._allocate(len(learnt["low"]))
-            for one, saved in zip(self._references, learnt["references"], strict=True):
-                one.restore(first, saved)
-            self._calibration.restore(first * len(self.views), learnt["calibration"])
-            self._policy.restore(first * len(self.views), learnt["policy"])
-            self._frozen.restore(first, learnt["frozen"])
+            lanes = self._restore_lanes(learnt)
+            self._restore_rows(lanes, learnt)
             if self._season is not None:
-                self._season.restore(first, learnt["season"])
+                self._season.restore(lanes[0], learnt["season"])
             if learnt["joint"] is not None:
                 detector.joint = self._joint()
                 detector.joint.restore(learnt["joint"])
-            self._bandwidths[first:last] = learnt["bandwidths"]
-            self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
         detector.restore(state, lanes)
+
+    def _restore_lanes(self, learnt: dict[str, Any]) -> tuple[int, int]:
+        """Take up references and past scores in lanes of their own, which are returned."""
+        first, last = self._allocate(len(learnt["low"]))
+        for one, saved in zip(self._references, learnt["references"], strict=True):
+            one.restore(first, saved)
+        self._calibration.restore(first * len(self.views), learnt["calibration"])
+        return first, last
+
+    def _restore_rows(self, lanes: tuple[int, int], learnt: dict[str, Any]) -> None:
+        """Take up what has a few numbers for each lane."""
+        first, last = lanes
+        self._policy.restore(first * len(self.views), learnt["policy"])
+        self._frozen.restore(first, learnt["frozen"])
+        self._bandwidths[first:last] = learnt["bandwidths"]
+        self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
+
+    # What was learnt since the last snapshot
+
+    def addition(self, detector: StreamDetector) -> dict[str, Any] | None:
+        """Return what a stream has learnt since its diary began, for `rebuild`; None where it takes a whole snapshot.
+
+        A season and a joint view are not noted in diaries.
+        """
+        since, grid = detector.diary.since, detector.grid
+        if since is None or detector.lanes is None or self._season is not None or detector.joint is not None:
+            return None
+        added = grid.total_rows - since
+        if added > RING_ROWS:
+            return None
+        rows = grid.rows(added).copy() if added else np.empty((0, len(grid.channels)), np.float32)
+        noted = detector.diary.decisions(len(grid.channels), len(self.views))
+        state = detector.snapshot()
+        del state["waiting"], state["grid"]["rows"]
+        first, last = detector.lanes
+        views = len(self.views)
+        counted = (noted["flags"] & COUNTS > 0).sum(axis=0).reshape(-1)
+        return {
+            "grid_rows": rows,
+            "decisions": noted,
+            "state": state,
+            "references": [one.places(first, last) for one in self._references],
+            "calibration": self._calibration.addition(first * views, last * views, counted),
+            "policy": self._policy.snapshot(first * views, last * views),
+            "frozen": self._frozen.snapshot(first, last),
+            "bandwidths": self._bandwidths[first:last].copy(),
+            "low": self._low[first:last].copy(),
+            "high": self._high[first:last].copy(),
+        }
+
+    def rebuild(
+        self, detector: StreamDetector, state: dict[str, Any], additions: list[dict[str, Any]]
+    ) -> Iterator[WarmUpPart]:
+        """Let a new stream go on from a snapshot and the additions to it, at least one, as if it had never stopped.
+
+        Yields windows, which are to be embedded as those of `warm_up` are.
+        """
+        newest_state = additions[-1]["state"]
+        lanes = self._restore_lanes(state["learnt"])
+        first, last = lanes
+        for one in additions:
+            self._calibration.extend(first * len(self.views), one["calibration"])
+        grid = state["grid"]
+        fresh = np.array(grid["fresh"]).reshape(len(grid["fresh"]), last - first) - grid["base"]
+        past = Past(
+            state["scale"]["table"],
+            [grid["rows"], fresh.astype(np.float32), *(one["grid_rows"] for one in additions)],
+            newest_state["grid"]["total_rows"],
+            [one["decisions"] for one in additions],
+        )
+        old = [Waiting(*one) for one in state["waiting"]]
+        yet = min(self._guard, len(old) + len(past.rows))  # wait still
+        queries = np.zeros((len(past.rows), last - first, self._columns[-1].stop), np.int8)
+        entering = past.flags & ENTERS > 0
+        passed = len(past.rows) - min(yet, len(past.rows))
+        ended = len(old) - max(0, yet - len(past.rows))
+        for view, reference in enumerate(self._references):
+            wanted = entering[:, :, view].copy()
+            wanted[:passed] = newest(wanted[:passed], reference.size)
+            yield from self._embed_again(past, view, wanted, queries)
+            for channel in range(last - first):
+                here = np.flatnonzero(wanted[:passed, channel])
+                earlier = [one for one in old[:ended] if one.admitted[channel, view]]
+                entries = [one.query[None, channel, self._columns[view]] for one in earlier]
+                entries.append(queries[here, channel, self._columns[view]])
+                times = np.concatenate([np.array([one.at for one in earlier]), past.times[here]])
+                places = additions[-1]["references"][view]
+                reference.put_back(first, channel, np.concatenate(entries), times, places)
+        self._restore_rows(lanes, additions[-1])
+        waiting = old[ended:] + [
+            Waiting(query, enters, float(at))
+            for query, enters, at in zip(queries[passed:], entering[passed:], past.times[passed:], strict=True)
+        ]
+        detector.restore(
+            {
+                **newest_state,
+                "grid": {**newest_state["grid"], "rows": past.tail(RING_ROWS)},
+                "waiting": [msgspec.structs.astuple(one) for one in waiting],
+            },
+            lanes,
+        )
+
+    def _embed_again(self, past: Past, view: int, wanted: Bools, queries: I8) -> Iterator[WarmUpPart]:
+        """Embed the windows of the past that are wanted, bool [decisions, channels], into `queries`."""
+        decisions, channels = np.nonzero(wanted)
+        made, reference = self.views[view], self._references[view]
+        for start in range(0, len(decisions), _EMBEDDED_AGAIN):
+            some = slice(start, start + _EMBEDDED_AGAIN)
+            points, tables = past.lanes(decisions[some], channels[some], made.span)
+            part = WarmUpPart(made, windows((made,), points, tables)[0])
+            yield part
+            assert part.embedding is not None
+            queries[decisions[some], channels[some], self._columns[view]] = reference.quantize(part.embedding)
 
     # What an operator commands
 
@@ -493,6 +603,7 @@ class DetectorBank:
         """
         assert detector.lanes is not None
         first, last = detector.lanes
+        detector.diary.end()
         held = detector.quarantine.held(alert)
         mark = detector.quarantine.next_mark()
         entered: I64 = np.zeros((last - first, len(self.views)), np.int64)
@@ -585,6 +696,7 @@ class DetectorBank:
         told, would = (count >= MIN_REFERENCES).any(axis=1), (count - left >= MIN_REFERENCES).any(axis=1)
         if (told & ~would).any() or (joint is not None and int((~joint).sum()) < MIN_REFERENCES):
             raise TooFewLeftError(f"at least {MIN_REFERENCES} windows that stay in each channel")
+        detector.diary.end()
         for reference, one in zip(self._references, leaving, strict=True):
             reference.remove(first, one)
         return left

@@ -173,6 +173,25 @@ class Calibration(LaneArrays):
         scores[:, : state["scores"].shape[1]] = state["scores"]
         super().restore(first, {**state, "scores": scores})
 
+    def addition(self, first: int, last: int, counts: I64) -> dict[str, Any]:
+        """Return the newest `counts` scores of rows `first` to `last`, and the fitted tails, for `extend`."""
+        places = [self._newest(row, int(count)) for row, count in zip(range(first, last), counts, strict=True)]
+        state = {name: getattr(self, name)[first:last].copy() for name in self._BLANK if name != "scores"}
+        return {**state, "scores": [self.scores[row, new] for row, new in zip(range(first, last), places, strict=True)]}
+
+    def extend(self, first: int, state: dict[str, Any]) -> None:
+        """Take up what was added to rows from `first` on."""
+        scores = state["scores"]
+        for name in self._BLANK.keys() - {"scores"}:
+            getattr(self, name)[first : first + len(scores)] = state[name]
+        for row, one in enumerate(scores, first):
+            self.scores[row, self._newest(row, len(one))] = one
+
+    def _newest(self, row: int, count: int) -> I64:
+        """Return the places of a row's newest scores, oldest of them first; at most all that are remembered."""
+        count = min(count, self.size)
+        return (self.head[row] - count + np.arange(count)) % self.size
+
     def remove(self, row: int, raw_scores: F32) -> None:
         """Forget one past score of a row for each of `raw_scores` that is still remembered, the newest such."""
         count = int(self.count[row])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
+from agent.core.diary import Diary
 from agent.core.joint import JointReference
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
 from agent.core.quarantine import Quarantine
@@ -64,6 +65,7 @@ class StreamDetector:
         self.waiting: deque[Waiting] = deque()
         self._learnable = 0  # rows at which a window ends that has no gap
         self.quarantine = Quarantine()
+        self.diary = Diary()
         self._since_decision = 0
         self._next_refresh = 0
         self._period_s: float | None = None  # that the budget knows of
@@ -132,6 +134,7 @@ class StreamDetector:
             self.scale.grow(len(self.grid.channels))
         self.scale.refresh(self.grid.rows(RING_ROWS), self.grid.base)
         self._next_refresh = self.grid.total_rows + REFRESH_ROWS
+        self.diary.note_table(self.grid.total_rows, self.scale.table)
 
     def begin(self, lanes: tuple[int, int]) -> None:
         """Become active, with these lanes of the bank."""

@@ -225,6 +225,19 @@ class ReferenceWindow:
         self._times[block, :filled], self._marks[block, :filled] = state["times"], state["marks"]
         self._count[block], self._head[block] = state["count"], state["head"]
 
+    def places(self, first: int, last: int) -> dict[str, Any]:
+        """Return how many references lanes `first` to `last` have, and where the next ones go."""
+        return {"count": self._count[first:last].copy(), "head": self._head[first:last].copy()}
+
+    def put_back(self, first: int, offset: int, entries: I8, times: F64, places: dict[str, Any]) -> None:
+        """Let the newest int8 [n, dim] into lane `first + offset`, oldest first; `places` are what holds afterwards."""
+        lane, kept_entries = first + offset, entries[-self.size :]
+        count = len(kept_entries)
+        self._count[lane], self._head[lane] = places["count"][offset], places["head"][offset]
+        put = self.newest(lane, count)
+        self._entries[lane, put], self._times[lane, put] = kept_entries, whole_seconds(times[len(times) - count :])
+        self._marks[lane, put] = 0
+
     def newest(self, lane: int, count: int) -> I64:
         """Return the places of a lane's `count` newest references, oldest of them first, int64 [count]."""
         return (self._head[lane] - count + np.arange(count)) % self.size

@@ -18,7 +18,7 @@ from agent.adapters import store as module
 from agent.adapters.store import AlertRow, OutboxRow, Store
 from agent.errors import StateError
 
-MAGIC = b"redshank snapshot 1\n"
+MAGIC = b"redshank snapshot 2\n"
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def snapshot_file(store):
 
 
 def framed(body):
-    return MAGIC + zlib.crc32(body).to_bytes(4, "big") + body
+    packed = zlib.compress(body)
+    return MAGIC + zlib.crc32(packed).to_bytes(4, "big") + packed
 
 
 def test_only_the_owner_may_look_into_the_directory(tmp_path):
@@ -270,6 +271,79 @@ def test_what_a_kill_left_half_written_is_not_read_and_does_not_stop_the_next_wr
     assert not left.exists()
 
 
+def journal_file(store):
+    (path,) = (store.directory / "streams").glob("*.journal")
+    return path
+
+
+def test_what_was_added_to_a_snapshot_comes_back_in_order(open_store):
+    store = open_store()
+    assert not store.append("pump/a", {"n": 0})
+    store.save("pump/a", {"n": 1})
+    before = store.bytes_written
+    assert all(store.append("pump/a", {"n": n, "array": np.arange(n)}) for n in (2, 3))
+    assert store.bytes_written - before == journal_file(store).stat().st_size
+    again = open_store()
+    assert again.load("pump/a") == {"n": 1}
+    assert [one["n"] for one in again.additions("pump/a")] == [2, 3]
+    assert again.additions("pump/a")[1]["array"].tolist() == [0, 1, 2]
+    assert again.additions("pump/b") == []
+    assert not again.append("pump/a", {"n": 4})  # a run begins with a snapshot of its own
+
+
+def test_a_new_snapshot_ends_the_journal_even_if_it_could_not_be_removed(store):
+    store.save("s", {"n": 1})
+    assert store.append("s", {"n": 2})
+    left = journal_file(store)
+    content = left.read_bytes()
+    store.save("s", {"n": 3})
+    assert not left.exists()
+    left.write_bytes(content)
+    assert store.additions("s") == []
+    assert store.append("s", {"n": 4})
+    assert [one["n"] for one in store.additions("s")] == [4]
+
+
+def test_a_journal_many_times_as_long_as_its_snapshot_asks_for_a_new_one(store):
+    store.save("s", {"n": 1})
+    large = {"array": np.random.default_rng(0).bytes(1000)}
+    appended = 0
+    while store.append("s", large):
+        appended += 1
+    assert 0 < appended < 10
+    store.save("s", {"n": 2})
+    assert store.append("s", large)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_what_a_kill_left_half_written_of_a_journal_is_left_out_and_said(store, caplog, cut):
+    store.save("s", {"n": 1})
+    for n in (2, 3):
+        assert store.append("s", {"n": n, "array": np.arange(n)})
+    path = journal_file(store)
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    assert [one["n"] for one in store.additions("s")] == [2]
+    assert "journal" in caplog.text
+    path.write_bytes(content[:3])
+    assert store.additions("s") == []
+
+
+def test_a_try_that_failed_halfway_leaves_nothing_behind(store, monkeypatch):
+    store.save("s", {"n": 1})
+    assert store.append("s", {"n": 2})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.append("s", {"n": 3})
+    monkeypatch.undo()
+    assert store.append("s", {"n": 4})
+    assert [one["n"] for one in store.additions("s")] == [2, 4]
+
+
 def test_a_process_killed_while_it_writes_leaves_the_old_snapshot_or_the_new_one(tmp_path, open_store):
     code = (
         "import sys, numpy as np; from pathlib import Path; from agent.adapters.store import *\n"
@@ -308,7 +382,7 @@ def damaged_at(position):
         (lambda content: content[: len(MAGIC) + 2], "corrupt"),
         (lambda content: content[:5], "foreign"),
         (lambda content: b"", "foreign"),  # noqa: ARG005  nothing is left of it
-        (lambda content: content.replace(b"snapshot 1", b"snapshot 2"), "foreign"),
+        (lambda content: content.replace(b"snapshot 2", b"snapshot 3"), "foreign"),
         (lambda content: framed(b""), "corrupt"),  # noqa: ARG005  the checksum of another content is right
         (lambda content: framed(b"\xc1"), "corrupt"),  # noqa: ARG005
         (lambda content: framed(msgspec.msgpack.encode([1])), "corrupt"),  # noqa: ARG005
