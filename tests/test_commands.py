@@ -240,7 +240,7 @@ def test_what_is_retained_is_neither_obeyed_nor_answered_but_counted(desk, paylo
         ),
         ({"command": ["accept"]}, None, "found ['accept']"),
         ({}, None, "found None"),
-        ({"command": "accept"}, "accept", "missing required field `alert`"),
+        ({"command": "accept"}, "accept", "either `alert` or `stream`, found neither"),
         ({"command": "accept", "alert": 7}, "accept", "Expected `str`, got `int` - at `$.alert`"),
         ({"command": "accept", "alert": "ABC"}, "accept", "matching regex"),
         ({"command": "accept", "alert": "0" * 16}, "accept", "found 0000000000000000, which is not known"),

@@ -46,6 +46,11 @@ class Topics(msgspec.Struct, frozen=True):
         """Return where commands are answered."""
         return f"{self.root}reply"
 
+    @property
+    def agent_state(self) -> str:
+        """Return where the agent's own state is published, retained."""
+        return f"{self.root}state"
+
     def state(self, stream: str) -> str:
         """Return where the stream's state is published, retained."""
         return f"{self.root}{stream}/state"
