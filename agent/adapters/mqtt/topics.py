@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-_RESERVED = re.compile(r"[%/+#\x00-\x1f\x7f]")
+_RESERVED = re.compile(r"[%/+#\x00-\x1f\x7f-\x9f]")
 
 
 def escape(text: str) -> str:
