@@ -24,11 +24,11 @@ from agent.bundle import find_bundle
 from agent.commands import Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
 from agent.core.types import StreamPhase
-from agent.picture_stream import PictureStream
-from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
+from agent.pipeline import Outcome, Pipeline, wildcard_parts
+from agent.publications import Publications, announcements_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage, PictureEncoder
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 512
 _TURN_S: Final = 0.25
-_STATE_S: Final = 60.0
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
@@ -162,11 +161,9 @@ class Agent(MqttEvents):
         self._told_dropped = 0
         self._ever_connected = False
         self._connected_since: float | None = None
-        self._states: dict[str, tuple[bytes, float]] = {}
-        self._retained = self.store.retained()
-        self._republish = False
         self.moved_at = monotonic()
         self._held = self.store.subscriptions()
+        announcements = announcements_of(configuration, self.topics)
         self.mqtt = MqttClient(
             configuration.broker,
             agent_id=agent.id,
@@ -175,6 +172,18 @@ class Agent(MqttEvents):
             topic_prefix=agent.topic_prefix,
             known_subscriptions=self._held,
             commands=configuration.commands.enabled,
+            noticed=None if announcements is None else announcements.settings.status_topic,
+            own_prefixes=() if announcements is None else (announcements.own_prefix,),
+        )
+        self.publications = Publications(
+            configuration,
+            self.topics,
+            self.pipeline.streams,
+            self.mqtt,
+            self.store,
+            self.telemetry,
+            announcements,
+            self._on_disk,
         )
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
@@ -213,6 +222,11 @@ class Agent(MqttEvents):
             self._queue.append(command)
         self._arrived.set()
 
+    def on_notice(self, message: InboundMessage) -> None:
+        """Announce everything again when Home Assistant starts."""
+        if message.payload == b"online" and not message.retained:
+            self.publications.greet()
+
     def is_full(self) -> bool:
         """Tell whether the queue is full of what may not be dropped: not every broker heeds receive maximum."""
         return len(self._queue) > self.configuration.agent.queue_size
@@ -228,7 +242,7 @@ class Agent(MqttEvents):
         self._ever_connected = True
         self.telemetry.broker_connected.set(1)
         self._connected_since = monotonic()
-        self._republish = True
+        self.publications.renew()
         self._arrived.set()
 
     def on_disconnected(self, reason: str) -> None:
@@ -342,15 +356,13 @@ class Agent(MqttEvents):
                     continue
                 self._unacknowledged += [message for message in taken if message.qos]
                 self._commit(self.pipeline.process(taken))
-                if len(self.pipeline.streams) > len(self._states):
-                    self._publish_states(now)
             self._forget_delivered()
-            if now - ticked >= 1.0 or self._republish:
+            if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
-                self._publish_states(now)
                 self._send_outbox()
                 self._gauges(now - saved)
+                self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
                 self._save()
@@ -421,25 +433,11 @@ class Agent(MqttEvents):
                 self.mqtt.acknowledge_many(self._unacknowledged)
                 self._unacknowledged = []
             if self._owed.alerts:
-                self._owed = Outcome([], [], [])
+                committed, self._owed = self._owed, Outcome([], [], [])
                 self._send_outbox()
-                self._publish_states(monotonic())
-        self._publish_heatmaps(outcome.heatmaps)
-        for decided in outcome.decided:
-            stream = self.pipeline.streams[decided.stream]
-            if stream.settings.score_topic.value == "always":
-                found = decided.assessment
-                body = {"at": found.at, "score": found.score, "p_value": found.p_value}
-                self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
+                self.publications.told(committed, monotonic(), time())
+        self.publications.decided(outcome)
         return stored
-
-    def _publish_heatmaps(self, heatmaps: Iterable[Heatmap]) -> None:
-        """Publish pictures of alerts as retained; after a reconnect the last ones are published again."""
-        for one in heatmaps:
-            topic = self.topics.heatmap(one.stream)
-            if self.mqtt.publish(topic, one.png, qos=1, retain=True) and topic not in self._retained:
-                self._retained.add(topic)
-                self._on_disk(lambda: self.store.set_retained(self._retained))
 
     def _on_disk(self, write: Callable[[], None]) -> bool:
         """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
@@ -466,42 +464,6 @@ class Agent(MqttEvents):
         if seqs and self._on_disk(lambda: self.store.delivered(seqs)):
             for _ in seqs:
                 self._delivered.popleft()
-
-    def _publish_states(self, now: float) -> None:
-        """Publish each stream's retained state: when its phase or alert changed, and at most once a minute."""
-        if not self.mqtt.connected:
-            return
-        everything = self._republish
-        if everything:
-            self._republish = False
-        known = len(self._retained)
-        for stream in list(self.pipeline.streams.values()):
-            key = f"{stream.phase}{[(one.state, one.snoozed_until) for one in stream.alerts.values()]}".encode()
-            before, at = self._states.get(stream.name, (b"", 0.0))
-            if everything or key != before or now - at >= _STATE_S:
-                topic = self.topics.state(stream.name)
-                if self.mqtt.publish(topic, msgspec.json.encode(stream.state()), qos=1, retain=True):
-                    self._states[stream.name] = (key, now)
-                    self._retained.add(topic)
-        if everything:
-            streams = self.pipeline.streams.values()
-            self._publish_heatmaps(
-                Heatmap(one.name, one.heatmap) for one in streams if isinstance(one, PictureStream) and one.heatmap
-            )
-            self._clear_gone()
-        if everything or len(self._retained) != known:
-            self._on_disk(lambda: self.store.set_retained(self._retained))
-
-    def _clear_gone(self) -> None:
-        """Clear what was retained for streams that are no longer configured."""
-        roots = tuple(
-            self.topics.state(settings.name).removesuffix("/state") for settings in self.configuration.streams
-        )
-        for topic in sorted(self._retained):
-            name = topic.rpartition("/")[0]
-            configured = any(name == root or name.startswith(f"{root}/") for root in roots)
-            if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
-                self._retained.discard(topic)
 
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry

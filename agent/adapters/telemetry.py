@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from prometheus_client.metrics import MetricWrapperBase
+
     from agent.core.alerting import AlertTransition
     from agent.core.types import F32, Assessment
     from agent.ports import Encoder, PictureEncoder, Scored
@@ -78,6 +80,19 @@ class Telemetry:
         info.labels(version("redshank")).set(1)
         self._complaints: dict[tuple[str, str], float] = {}
 
+    def totals(self) -> dict[str, int]:
+        """Return the figures that the agent's state topic tells, summed over labels."""
+        told = {
+            "messages_received": self.messages_received,
+            "messages_rejected": self.messages_rejected,
+            "queue_length": self.queue_length,
+            "queue_dropped": self.queue_dropped,
+            "outbox_length": self.outbox_length,
+            "outbox_dropped": self.outbox_dropped,
+            "reconnects": self.reconnects,
+        }
+        return {name: round(_total(metric)) for name, metric in told.items()}
+
     def rejected(self, topic: str, reason: str) -> None:
         """Count a dropped payload or sample; log it at most once a minute per reason and topic."""
         self.messages_rejected.labels(reason).inc()
@@ -135,6 +150,11 @@ class Telemetry:
         """Count an operator's command."""
         self.commands.labels(command, outcome).inc()
         logger.info("command %s: %s", command, outcome)
+
+
+def _total(metric: MetricWrapperBase) -> float:
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    return sum(sample.value for sample in samples if not sample.name.endswith("_created"))
 
 
 class SilentObserver:
