@@ -15,6 +15,7 @@ import msgspec
 
 from agent.adapters.http import HttpServer
 from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
+from agent.adapters.payload import RejectReason
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
@@ -134,7 +135,7 @@ class Agent(MqttEvents):
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration = with_defaults(configuration)
         agent = configuration.agent
-        self.telemetry = Telemetry(agent.max_streams)
+        self.telemetry = Telemetry(agent.max_streams, agent.memory_limit_bytes, [one.value for one in RejectReason])
         self.store = Store(Path(agent.state_dir))
         try:
             encoders = load_encoders(configuration, self.store)
@@ -144,6 +145,7 @@ class Agent(MqttEvents):
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
+        self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
@@ -161,7 +163,7 @@ class Agent(MqttEvents):
         self._told_dropped = 0
         self._ever_connected = False
         self._connected_since: float | None = None
-        self.moved_at = monotonic()
+        self.moved_at = self._saved_at = monotonic()
         self._held = self.store.subscriptions()
         announcements = announcements_of(configuration, self.topics)
         self.mqtt = MqttClient(
@@ -268,6 +270,7 @@ class Agent(MqttEvents):
         try:
             self.store.set_subscriptions(self._held)
         except OSError as error:
+            self.telemetry.state_errors.inc()
             logger.error("cannot store what the broker's session holds: %s", error)  # noqa: TRY400  a full disk is no bug
 
     def on_oversized(self, topic: str, size_bytes: int) -> None:
@@ -361,7 +364,7 @@ class Agent(MqttEvents):
                 ticked = now
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
                 self._send_outbox()
-                self._gauges(now - saved)
+                self._gauges(now - self._saved_at)
                 self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
@@ -444,6 +447,7 @@ class Agent(MqttEvents):
         try:
             write()
         except (OSError, sqlite3.Error) as error:
+            self.telemetry.state_errors.inc()
             if monotonic() - self._complained_at >= _COMPLAIN_S:
                 self._complained_at = monotonic()
                 logger.error("cannot write the state directory: %s; trying again", error)  # noqa: TRY400  no bug of ours
@@ -474,19 +478,12 @@ class Agent(MqttEvents):
         telemetry.outbox_length.set(self.store.outbox_length())
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
-        for stream in self.pipeline.streams.values():
-            telemetry.reference_size.labels(stream.name).set(stream.reference_fill)
-            budget = stream.budget
-            telemetry.budget_rate.labels(stream.name).set(budget.rate)
-            telemetry.budget_promised.labels(stream.name).set(budget.promised)
-            telemetry.budget_observed.labels(stream.name).set(budget.events)
-            telemetry.budget_ratio.labels(stream.name).set(budget.ratio)
-            for phase in StreamPhase:
-                telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
 
     def _save(self) -> bool:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
             stored = self._on_disk(lambda: save_all(self.store, self.pipeline))
+        if stored:
+            self._saved_at = monotonic()
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)
         return stored

@@ -15,7 +15,7 @@ import msgspec
 from agent.adapters.payload import make_decoder
 from agent.adapters.store import AlertRow
 from agent.alert_message import timestamp
-from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState
+from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState, Severity
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 
@@ -133,6 +133,11 @@ class Stream(ABC):
         if self.alerts[AlertKind.SILENT].state is AlertState.FIRING:
             return StreamPhase.SILENT
         return StreamPhase.ACTIVE if self.learnt else StreamPhase.LEARNING
+
+    @property
+    def severity(self) -> Severity:
+        """Return how loud its alerts are."""
+        return self.settings.alert.severity
 
     @property
     def firing(self) -> bool:

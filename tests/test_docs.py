@@ -102,13 +102,15 @@ def test_every_reason_is_explained(reason):
 
 def families():
     """Return name, type and labels of every metric, as Prometheus sees them."""
-    telemetry = Telemetry(1)
-    made = {one for one in vars(telemetry).values() if hasattr(one, "describe") and one is not telemetry.registry}
-    described = {metric.name: one._labelnames for one in made for metric in one.describe()}
-    described["redshank_build_info"] = ("version",)
+    registry = Telemetry(1, 1).registry
+    labels = {name: getattr(one, "_labelnames", ()) for name, one in registry._names_to_collectors.items()}
     return [
-        (one.name + ("_total" if one.type == "counter" else ""), one.type, described[one.name])
-        for one in telemetry.registry.collect()
+        (
+            one.name + ("_total" if one.type == "counter" else ""),
+            one.type,
+            getattr(one, "_labelnames", labels.get(one.name)),
+        )
+        for one in registry.collect()
     ]
 
 
