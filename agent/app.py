@@ -15,6 +15,7 @@ import msgspec
 
 from agent.adapters.http import HttpServer
 from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
+from agent.adapters.payload import RejectReason
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
@@ -24,11 +25,11 @@ from agent.bundle import find_bundle
 from agent.commands import Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
 from agent.core.types import StreamPhase
-from agent.picture_stream import PictureStream
-from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
+from agent.pipeline import Outcome, Pipeline, wildcard_parts
+from agent.publications import Publications, announcements_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage, PictureEncoder
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 512
 _TURN_S: Final = 0.25
-_STATE_S: Final = 60.0
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
@@ -143,7 +143,7 @@ class Agent(MqttEvents):
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration = with_defaults(configuration)
         agent = configuration.agent
-        self.telemetry = Telemetry(agent.max_streams)
+        self.telemetry = Telemetry(agent.max_streams, agent.memory_limit_bytes, [one.value for one in RejectReason])
         self.store = Store(Path(agent.state_dir))
         try:
             encoders = load_encoders(configuration, self.store)
@@ -153,6 +153,7 @@ class Agent(MqttEvents):
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
+        self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
@@ -170,11 +171,9 @@ class Agent(MqttEvents):
         self._told_dropped = 0
         self._ever_connected = False
         self._connected_since: float | None = None
-        self._states: dict[str, tuple[bytes, float]] = {}
-        self._retained = self.store.retained()
-        self._republish = False
-        self.moved_at = monotonic()
+        self.moved_at = self._saved_at = monotonic()
         self._held = self.store.subscriptions()
+        announcements = announcements_of(configuration, self.topics)
         self.mqtt = MqttClient(
             configuration.broker,
             agent_id=agent.id,
@@ -183,6 +182,18 @@ class Agent(MqttEvents):
             topic_prefix=agent.topic_prefix,
             known_subscriptions=self._held,
             commands=configuration.commands.enabled,
+            noticed=None if announcements is None else announcements.settings.status_topic,
+            own_prefixes=() if announcements is None else (announcements.own_prefix,),
+        )
+        self.publications = Publications(
+            configuration,
+            self.topics,
+            self.pipeline.streams,
+            self.mqtt,
+            self.store,
+            self.telemetry,
+            announcements,
+            self._on_disk,
         )
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
@@ -221,6 +232,11 @@ class Agent(MqttEvents):
             self._queue.append(command)
         self._arrived.set()
 
+    def on_notice(self, message: InboundMessage) -> None:
+        """Announce everything again when Home Assistant starts."""
+        if message.payload == b"online" and not message.retained:
+            self.publications.greet()
+
     def is_full(self) -> bool:
         """Tell whether the queue is full of what may not be dropped: not every broker heeds receive maximum."""
         return len(self._queue) > self.configuration.agent.queue_size
@@ -236,7 +252,7 @@ class Agent(MqttEvents):
         self._ever_connected = True
         self.telemetry.broker_connected.set(1)
         self._connected_since = monotonic()
-        self._republish = True
+        self.publications.renew()
         self._arrived.set()
 
     def on_disconnected(self, reason: str) -> None:
@@ -262,6 +278,7 @@ class Agent(MqttEvents):
         try:
             self.store.set_subscriptions(self._held)
         except OSError as error:
+            self.telemetry.state_errors.inc()
             logger.error("cannot store what the broker's session holds: %s", error)  # noqa: TRY400  a full disk is no bug
 
     def on_oversized(self, topic: str, size_bytes: int) -> None:
@@ -350,15 +367,13 @@ class Agent(MqttEvents):
                     continue
                 self._unacknowledged += [message for message in taken if message.qos]
                 self._commit(self.pipeline.process(taken))
-                if len(self.pipeline.streams) > len(self._states):
-                    self._publish_states(now)
             self._forget_delivered()
-            if now - ticked >= 1.0 or self._republish:
+            if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
-                self._publish_states(now)
                 self._send_outbox()
-                self._gauges(now - saved)
+                self._gauges(now - self._saved_at)
+                self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
                 self._save(whole=False)
@@ -429,31 +444,18 @@ class Agent(MqttEvents):
                 self.mqtt.acknowledge_many(self._unacknowledged)
                 self._unacknowledged = []
             if self._owed.alerts:
-                self._owed = Outcome([], [], [])
+                committed, self._owed = self._owed, Outcome([], [], [])
                 self._send_outbox()
-                self._publish_states(monotonic())
-        self._publish_heatmaps(outcome.heatmaps)
-        for decided in outcome.decided:
-            stream = self.pipeline.streams[decided.stream]
-            if stream.settings.score_topic.value == "always":
-                found = decided.assessment
-                body = {"at": found.at, "score": found.score, "p_value": found.p_value}
-                self.mqtt.publish(self.topics.score(stream.name), msgspec.json.encode(body), qos=0)
+                self.publications.told(committed, monotonic(), time())
+        self.publications.decided(outcome)
         return stored
-
-    def _publish_heatmaps(self, heatmaps: Iterable[Heatmap]) -> None:
-        """Publish pictures of alerts as retained; after a reconnect the last ones are published again."""
-        for one in heatmaps:
-            topic = self.topics.heatmap(one.stream)
-            if self.mqtt.publish(topic, one.png, qos=1, retain=True) and topic not in self._retained:
-                self._retained.add(topic)
-                self._on_disk(lambda: self.store.set_retained(self._retained))
 
     def _on_disk(self, write: Callable[[], None]) -> bool:
         """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
         try:
             write()
         except (OSError, sqlite3.Error) as error:
+            self.telemetry.state_errors.inc()
             if monotonic() - self._complained_at >= _COMPLAIN_S:
                 self._complained_at = monotonic()
                 logger.error("cannot write the state directory: %s; trying again", error)  # noqa: TRY400  no bug of ours
@@ -475,42 +477,6 @@ class Agent(MqttEvents):
             for _ in seqs:
                 self._delivered.popleft()
 
-    def _publish_states(self, now: float) -> None:
-        """Publish each stream's retained state: when its phase or alert changed, and at most once a minute."""
-        if not self.mqtt.connected:
-            return
-        everything = self._republish
-        if everything:
-            self._republish = False
-        known = len(self._retained)
-        for stream in list(self.pipeline.streams.values()):
-            key = f"{stream.phase}{[(one.state, one.snoozed_until) for one in stream.alerts.values()]}".encode()
-            before, at = self._states.get(stream.name, (b"", 0.0))
-            if everything or key != before or now - at >= _STATE_S:
-                topic = self.topics.state(stream.name)
-                if self.mqtt.publish(topic, msgspec.json.encode(stream.state()), qos=1, retain=True):
-                    self._states[stream.name] = (key, now)
-                    self._retained.add(topic)
-        if everything:
-            streams = self.pipeline.streams.values()
-            self._publish_heatmaps(
-                Heatmap(one.name, one.heatmap) for one in streams if isinstance(one, PictureStream) and one.heatmap
-            )
-            self._clear_gone()
-        if everything or len(self._retained) != known:
-            self._on_disk(lambda: self.store.set_retained(self._retained))
-
-    def _clear_gone(self) -> None:
-        """Clear what was retained for streams that are no longer configured."""
-        roots = tuple(
-            self.topics.state(settings.name).removesuffix("/state") for settings in self.configuration.streams
-        )
-        for topic in sorted(self._retained):
-            name = topic.rpartition("/")[0]
-            configured = any(name == root or name.startswith(f"{root}/") for root in roots)
-            if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
-                self._retained.discard(topic)
-
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
         telemetry.queue_length.set(len(self._queue))
@@ -520,19 +486,12 @@ class Agent(MqttEvents):
         telemetry.outbox_length.set(self.store.outbox_length())
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
-        for stream in self.pipeline.streams.values():
-            telemetry.reference_size.labels(stream.name).set(stream.reference_fill)
-            budget = stream.budget
-            telemetry.budget_rate.labels(stream.name).set(budget.rate)
-            telemetry.budget_promised.labels(stream.name).set(budget.promised)
-            telemetry.budget_observed.labels(stream.name).set(budget.events)
-            telemetry.budget_ratio.labels(stream.name).set(budget.ratio)
-            for phase in StreamPhase:
-                telemetry.stream_phase.labels(stream.name, phase.value).set(float(stream.phase is phase))
 
     def _save(self, *, whole: bool = True) -> bool:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
             stored = self._on_disk(lambda: save_all(self.store, self.pipeline, whole=whole))
+        if stored:
+            self._saved_at = monotonic()
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)
         return stored

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.alert_message import timestamp
-from agent.core.alerting import AlertKind, AlertState, Ending
+from agent.core.alerting import MAX_SNOOZE_S, AlertKind, AlertState, Ending
 from agent.core.bank import TooFewLeftError
 from agent.picture_stream import PictureStream
 from agent.pipeline import Outcome
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MAX_COMMAND_BYTES: Final = 4096
 MAX_CORRELATION_BYTES: Final = 1024
 MAX_RESPONSE_TOPIC_BYTES: Final = 1024
-MAX_SNOOZE_S: Final = 366 * 86400.0
 _LAST_S: Final = 2.0**32  # what references keep of a time
 UNKNOWN: Final = "unknown"  # in the metric, for what names no command
 
@@ -46,16 +45,19 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     correlation: Annotated[str, Meta(max_length=MAX_CORRELATION_BYTES)] | None = None
 
 
-class Accept(Order, frozen=True, kw_only=True, tag="accept"):
+class AlertOrder(Order, frozen=True, kw_only=True):
+    """Base of what is about an alert: the one named, or the last anomaly alert of a stream."""
+
+    alert: AlertId | None = None
+    stream: StreamName | None = None
+
+
+class Accept(AlertOrder, frozen=True, kw_only=True, tag="accept"):
     """That alert was normal: learn its windows, and end it."""
 
-    alert: AlertId
 
-
-class Confirm(Order, frozen=True, kw_only=True, tag="confirm"):
+class Confirm(AlertOrder, frozen=True, kw_only=True, tag="confirm"):
     """That alert was true: it does not count against the budget."""
-
-    alert: AlertId
 
 
 class Forget(Order, frozen=True, kw_only=True, tag="forget"):
@@ -181,30 +183,30 @@ class Commander:
 
     def accept(self, order: Accept, now: float, done: Done) -> dict[str, Any]:
         """Learn an alert's windows and end it."""
-        stream = self._stream_of(order.alert)
+        stream, alert = self._alert_of(order)
         machine = stream.alerts[AlertKind.ANOMALY]
-        again = stream.has_accepted(order.alert)
+        again = stream.has_accepted(alert)
         windows = 0
         if not again:
-            if not stream.holds(order.alert):
-                raise CommandError("one of the last alerts of its stream", f"{order.alert}, whose windows are gone")
-            windows = stream.accept(order.alert)
+            if not stream.holds(alert):
+                raise CommandError("one of the last alerts of its stream", f"{alert}, whose windows are gone")
+            windows = stream.accept(alert)
             done.changed = [stream]
-        ends = machine.state is AlertState.FIRING and machine.id == order.alert
+        ends = machine.state is AlertState.FIRING and machine.id == alert
         if ends:
             self._pipeline.end_alerts(stream, Ending.ACCEPTED, now, done.outcome)
-        return {"alert": order.alert, "stream": stream.name, "windows": windows, "already": again}
+        return {"alert": alert, "stream": stream.name, "windows": windows, "already": again}
 
     def confirm(self, order: Confirm, now: float, done: Done) -> dict[str, Any]:
         """Take back what an alert counted."""
         del now
-        stream = self._stream_of(order.alert)
+        stream, alert = self._alert_of(order)
         budget = stream.budget
-        if not budget.knows(order.alert):
-            raise CommandError("one of the last alerts of its stream", f"{order.alert}, which is too long ago")
-        again = not budget.confirm(order.alert)
+        if not budget.knows(alert):
+            raise CommandError("one of the last alerts of its stream", f"{alert}, which is too long ago")
+        again = not budget.confirm(alert)
         done.changed = [] if again else [stream]
-        return {"alert": order.alert, "stream": stream.name, "already": again, "budget_ratio": round(budget.ratio, 3)}
+        return {"alert": alert, "stream": stream.name, "already": again, "budget_ratio": round(budget.ratio, 3)}
 
     def forget(self, order: Forget, now: float, done: Done) -> dict[str, Any]:
         """Take out what an alert or a time span let in."""
@@ -281,6 +283,19 @@ class Commander:
         if not stream.learnt:
             raise CommandError("a stream that has learnt", f"{name!r}, which is still learning")
         return stream
+
+    def _alert_of(self, order: AlertOrder) -> tuple[Stream, str]:
+        """Return an anomaly alert and the stream that it is of."""
+        if (order.alert is None) == (order.stream is None):
+            raise CommandError("either `alert` or `stream`", "both" if order.alert else "neither")
+        if order.alert is not None:
+            return self._stream_of(order.alert), order.alert
+        assert order.stream is not None
+        stream = self._named(order.stream)
+        alert = stream.alerts[AlertKind.ANOMALY].id
+        if not alert:
+            raise CommandError("a stream that has raised an anomaly alert", f"{order.stream!r}, which has not")
+        return stream, alert
 
     def _stream_of(self, alert: str) -> Stream:
         """Return the stream that an anomaly alert is of."""

@@ -10,10 +10,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+from agent.adapters.homeassistant import HomeAssistantSettings
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
 from agent.adapters.payload import PayloadSettings, TimeSettings
 from agent.adapters.pictures import PictureSettings, picture_problems
-from agent.core.alerting import AlertSettings, Direction, SilenceSettings
+from agent.core.alerting import MAX_SNOOZE_S, AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
 from agent.core.picture_patches import Position
 from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
@@ -147,6 +148,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
     broker: BrokerSettings = BrokerSettings()
     streams: list[StreamSettings]
     commands: CommandSettings = CommandSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     metrics: MetricsSettings = MetricsSettings()
 
 
@@ -238,6 +240,13 @@ def _cross_check(builder: Builder) -> None:
                 not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
             ):
                 builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
+        elif isinstance(made, HomeAssistantSettings):
+            for key in ("prefix", "status_topic"):
+                topic = getattr(made, key)
+                if not valid_filter(topic) or topic.strip("/") != topic or any(one in topic for one in "+#"):
+                    builder.complain(f"{path}.{key}", "a topic without wildcards", repr(topic))
+            if not 1 <= made.snooze_s <= MAX_SNOOZE_S:
+                builder.complain(f"{path}.snooze", "1s to 366d", f"{made.snooze_s:g} s")
         elif isinstance(made, TimeSettings | AlertSettings):
             try:
                 ZoneInfo(made.zone)

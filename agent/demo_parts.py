@@ -56,12 +56,12 @@ class Watcher(MqttEvents):
             self.client.acknowledge_many(messages)
 
     def _take(self, message: InboundMessage) -> None:
-        leaf = message.topic.rpartition("/")[2]
+        _, _, *stream, leaf = message.topic.split("/")
         if leaf in {"state", "status", "heatmap"}:
             self.kept.add(message.topic)
         if message.retained or not message.payload:
             return
-        if leaf == "state":
+        if leaf == "state" and stream:  # not the agent's own
             self.state = json.loads(message.payload)
         elif leaf == "score":
             self.scores.append(json.loads(message.payload)["score"])

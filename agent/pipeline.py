@@ -485,8 +485,7 @@ class Pipeline:
         )
         outcome.outbox.append(OutboxRow(self._topics.alert(stream.name), payload, now))
         outcome.alerts.append(alert_row(stream, stream.alerts[transition.kind]))
-        firing = any(machine.state is AlertState.FIRING for machine in stream.alerts.values())
-        self._observer.transitioned(stream.name, transition, settings.severity.value, firing=firing)
+        self._observer.transitioned(stream.name, transition)
 
     def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
         """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import msgspec
 
-from agent.core.alerting import AlertTransition
-from agent.core.types import F32, Assessment
+from agent.core.alerting import AlertTransition, Severity
+from agent.core.budget import BudgetControl
+from agent.core.types import F32, Assessment, StreamPhase
 
 
 class InboundMessage(msgspec.Struct, frozen=True, gc=False):
@@ -86,6 +87,40 @@ class PictureEncoder(Protocol):
         ...
 
 
+class Watched(Protocol):
+    """What a scrape asks of a stream, in a thread that is not the worker's: it reads and changes nothing."""
+
+    @property
+    def name(self) -> str:
+        """Return the stream's name."""
+        ...
+
+    @property
+    def phase(self) -> StreamPhase:
+        """Return the phase it is in."""
+        ...
+
+    @property
+    def severity(self) -> Severity:
+        """Return how loud its alerts are."""
+        ...
+
+    @property
+    def firing(self) -> bool:
+        """Tell whether one of its alerts fires."""
+        ...
+
+    @property
+    def reference_fill(self) -> int:
+        """Return how many references there are."""
+        ...
+
+    @property
+    def budget(self) -> BudgetControl:
+        """Return what steers the threshold."""
+        ...
+
+
 class Observer(Protocol):
     """Who counts what happens: Prometheus in the daemon, nobody in a replay."""
 
@@ -113,7 +148,7 @@ class Observer(Protocol):
         """Note a decision."""
         ...
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition) -> None:
         """Note an alert's transition."""
         ...
 

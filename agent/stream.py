@@ -15,7 +15,7 @@ import msgspec
 from agent.adapters.payload import make_decoder
 from agent.adapters.store import AlertRow
 from agent.alert_message import timestamp
-from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState
+from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState, Severity
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 from agent.core.views import plain
@@ -143,6 +143,16 @@ class Stream(ABC):
             return StreamPhase.SILENT
         return StreamPhase.ACTIVE if self.learnt else StreamPhase.LEARNING
 
+    @property
+    def severity(self) -> Severity:
+        """Return how loud its alerts are."""
+        return self.settings.alert.severity
+
+    @property
+    def firing(self) -> bool:
+        """Tell whether one of its alerts fires."""
+        return any(machine.state is AlertState.FIRING for machine in self.alerts.values())
+
     def take_share(self, budget: Budget) -> None:
         """Promise this stream's share of the agent's budget."""
         self._share = budget
@@ -162,6 +172,7 @@ class Stream(ABC):
             "phase": self.phase,
             "learning_left_s": None if left is None else round(left, 1),
             "alert": anomaly.state,
+            "firing": [kind for kind, machine in self.alerts.items() if machine.state is AlertState.FIRING],
             "since": timestamp(anomaly.started_at) if anomaly.state is AlertState.FIRING else None,
             "snoozed_until": timestamp(anomaly.snoozed_until) if anomaly.snoozed_until else None,
             "score": round(found.score, 3) if found else None,

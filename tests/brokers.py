@@ -24,11 +24,11 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 INSTALL_MOSQUITTO = "sudo apt install mosquitto"
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Return once `condition` holds; fail the test after `timeout_s`."""
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
+    """Return once `condition` holds; fail the test after `timeout_s`, and say for what it waited."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"waited in vain {what}"
         time.sleep(0.005)
 
 

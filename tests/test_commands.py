@@ -112,6 +112,26 @@ def test_accepting_ends_the_alert_learns_it_and_may_be_told_twice(desk):
     assert desk.feed(range(500, 510), lambda i: {"a": 20.0 + 5 * (i % 2)}) == []  # it is normal now
 
 
+@pytest.mark.parametrize("over", [False, True])
+def test_the_last_alert_of_a_stream_is_accepted_without_its_id(desk, over):
+    assert "has not" in desk.ask({"command": "accept", "stream": "pump/a"})["error"]
+    alert = desk.raise_alert(400)
+    if over:
+        desk.feed(range(410, 500))
+    answer = desk.ask({"command": "accept", "stream": "pump/a"})
+    assert (answer["ok"], answer["alert"], answer["already"]) == (True, alert["id"], False)
+    assert answer["windows"] > 0
+    assert not desk.stream.firing
+    assert desk.ask({"command": "accept", "stream": "pump/a"})["already"] is True
+
+
+def test_the_last_alert_of_a_stream_is_confirmed_without_its_id(desk):
+    alert = desk.raise_alert(400)
+    assert desk.stream.state()["firing"] == ["anomaly"]
+    answer = desk.ask({"command": "confirm", "stream": "pump/a"})
+    assert (answer["ok"], answer["alert"], answer["budget_ratio"]) == (True, alert["id"], 0.0)
+
+
 def test_an_alert_that_is_over_can_be_accepted_and_forgotten_later_also_after_a_restart(tmp_path):
     store = Store(tmp_path / "state")
     desk = Desk(tmp_path, store=store)
@@ -240,8 +260,13 @@ def test_what_is_retained_is_neither_obeyed_nor_answered_but_counted(desk, paylo
         ),
         ({"command": ["accept"]}, None, "found ['accept']"),
         ({}, None, "found None"),
-        ({"command": "accept"}, "accept", "missing required field `alert`"),
-        ({"command": "accept", "alert": 7}, "accept", "Expected `str`, got `int` - at `$.alert`"),
+        ({"command": "accept"}, "accept", "either `alert` or `stream`, found neither"),
+        (
+            {"command": "confirm", "alert": "0" * 16, "stream": "pump/a"},
+            "confirm",
+            "either `alert` or `stream`, found both",
+        ),
+        ({"command": "accept", "alert": 7}, "accept", "Expected `str | null`, got `int` - at `$.alert`"),
         ({"command": "accept", "alert": "ABC"}, "accept", "matching regex"),
         ({"command": "accept", "alert": "0" * 16}, "accept", "found 0000000000000000, which is not known"),
         ({"command": "confirm", "alert": "0" * 16}, "confirm", "which is not known"),

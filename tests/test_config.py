@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from agent.adapters.homeassistant import Discovery
 from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
 from agent.core.quiet import QuietSpan
 from agent.core.types import Change, Mode
@@ -261,3 +262,27 @@ def test_a_reply_topic_prefix_is_the_beginning_of_a_topic(tmp_path, prefix):
     assert "redshank.yaml:5 commands.reply_topic_prefix: expected the first levels of a topic" in problem
     made = load(tmp_path, GOOD + "commands: {reply_topic_prefix: ops/answers}\n")
     assert (made.commands.enabled, made.commands.reply_topic_prefix) == (False, "ops/answers")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("discovery: yes", "one of never, always"),
+        ("prefix: home/+", "prefix: expected a topic without wildcards"),
+        ("prefix: /home", "prefix: expected a topic without wildcards"),
+        ('status_topic: ""', "status_topic: expected a topic without wildcards"),
+        ("snooze: 500ms", "snooze: expected 1s to 366d, found 0.5 s"),
+        ("snooze: 367d", "snooze: expected 1s to 366d"),
+    ],
+)
+def test_mistakes_about_home_assistant_are_named(tmp_path, line, words):
+    (problem,) = problems(tmp_path, GOOD + f"homeassistant: {{{line}}}\n")
+    assert words in problem
+    assert "redshank.yaml:5 homeassistant." in problem
+
+
+def test_home_assistant_is_told_nothing_unless_asked(tmp_path):
+    assert load(tmp_path, GOOD).homeassistant.discovery is Discovery.NEVER
+    made = load(tmp_path, GOOD + "homeassistant: {discovery: always, prefix: ha/disco, snooze: 2h}\n").homeassistant
+    assert (made.discovery, made.prefix, made.status_topic) == (Discovery.ALWAYS, "ha/disco", "homeassistant/status")
+    assert made.snooze_s == 7200.0

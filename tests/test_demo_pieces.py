@@ -120,6 +120,7 @@ def test_states_scores_and_alerts_are_remembered():
         [
             message("machine/state", {"phase": "active"}),
             message("machine/state", None),  # cleared
+            message("state", {"streams": 1}),  # the agent's own
             message("machine/score", {"score": 2.5}),
             message("status", {"no": "matter"}),
             message("machine/alert", {"event": "raised", "id": "1"}),
@@ -136,7 +137,7 @@ def test_states_scores_and_alerts_are_remembered():
     assert watcher.alert("raised", 1, "frozen")["id"] == "2"
     assert watcher.alert("raised", 1, "anomaly") is None
     assert watcher.heatmaps == [b'{"not": "a picture"}']
-    assert watcher.kept == {f"redshank/demo/{one}" for one in ("status", "machine/state", "machine/heatmap")}
+    assert watcher.kept == {f"redshank/demo/{one}" for one in ("status", "state", "machine/state", "machine/heatmap")}
     assert watcher.alert("cleared", 2) is None
 
 

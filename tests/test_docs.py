@@ -10,16 +10,23 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from agent import alert_message
+from agent.adapters.homeassistant import StreamDescription
+from agent.adapters.mqtt import Topics
 from agent.adapters.payload import RejectReason
-from agent.adapters.telemetry import Telemetry
+from agent.adapters.telemetry import SilentObserver, Telemetry
+from agent.app import with_defaults
 from agent.cli import parser
 from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
 from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 from agent.core.types import Budget, Settings
+from agent.pipeline import Pipeline, wildcard_parts
+from agent.publications import LastAlert, announcements_of
 from agent.settings_builder import key_of
+from tests.homes import ENVIRONMENT, entities
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "deploy" / "redshank.example.yaml"
@@ -95,13 +102,15 @@ def test_every_reason_is_explained(reason):
 
 def families():
     """Return name, type and labels of every metric, as Prometheus sees them."""
-    telemetry = Telemetry(1)
-    made = {one for one in vars(telemetry).values() if hasattr(one, "describe") and one is not telemetry.registry}
-    described = {metric.name: one._labelnames for one in made for metric in one.describe()}
-    described["redshank_build_info"] = ("version",)
+    registry = Telemetry(1, 1).registry
+    labels = {name: getattr(one, "_labelnames", ()) for name, one in registry._names_to_collectors.items()}
     return [
-        (one.name + ("_total" if one.type == "counter" else ""), one.type, described[one.name])
-        for one in telemetry.registry.collect()
+        (
+            one.name + ("_total" if one.type == "counter" else ""),
+            one.type,
+            getattr(one, "_labelnames", labels.get(one.name)),
+        )
+        for one in registry.collect()
     ]
 
 
@@ -195,3 +204,82 @@ def test_the_schema_takes_what_is_made(schema, late, kind, ending):
 def test_the_schema_refuses_what_is_not_made(schema, change):
     raised = next(one for one in json_blocks(text("docs/mqtt.md")) if one.get("event") == "raised")
     assert not schema.is_valid(raised | change)
+
+
+def test_the_states_shown_have_the_fields_that_are_made(tmp_path):
+    (tmp_path / "redshank.yaml").write_text("streams: [{name: pump, topic: a, encoder: none}]\n")
+    configuration = load_configuration(tmp_path / "redshank.yaml")
+    stream = Pipeline(configuration, {}, Topics("redshank", "pi"), SilentObserver()).stream_of("a")
+    shown = {key: block for block in json_blocks(text("docs/mqtt.md")) for key in block}
+    of_stream, of_agent = shown["phase"], shown["outbox_dropped"]
+    assert of_stream.keys() == stream.state().keys() | {"snoozed", "last_alert"}
+    assert of_stream["last_alert"].keys() == {field.name for field in msgspec.structs.fields(LastAlert)}
+    assert of_agent.keys() == Telemetry(1).totals().keys() | {"streams", "learning", "firing"}
+
+
+def yaml_blocks(markdown):
+    return re.findall(r"```yaml\n(.+?)```", markdown, flags=re.DOTALL)
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Return what docs/home-assistant.md configures, and the entities that come of it, by id."""
+    (tmp_path / "home.yaml").write_text(yaml_blocks(text("docs/home-assistant.md"))[0])
+    configuration = with_defaults(load_configuration(tmp_path / "home.yaml"))
+    topics = Topics(configuration.agent.topic_prefix, configuration.agent.id)
+    announcements = announcements_of(configuration, topics)
+    climate = StreamDescription("climate/bathroom", None, topics.state("climate/bathroom"))
+    door = StreamDescription("door", None, topics.state("door"), topics.heatmap("door"))
+    made = [(announcements.agent_device, announcements.of_agent())]
+    made += [(announcements.device(one.name), announcements.of_stream(one)) for one in (climate, door)]
+    return configuration, entities([(announcements.topic(device), payload, True) for device, payload in made])
+
+
+def test_the_entities_that_home_assistant_owners_read_of_are_those_that_there_are(home):
+    configuration, made = home
+    assert [one.name for one in configuration.streams] == ["climate", "door"]
+    prose = text("docs/home-assistant.md")
+    told = set(re.findall(r"\b(?:binary_sensor|sensor|image|button|switch)\.(?!press)\w+", prose))
+    assert told <= made.keys()
+    assert {one for one in made if "climate" in one} <= told
+    for entity in made.values():
+        if "bathroom" in entity.entity_id:
+            assert f"`{entity.entity_id}` | *{entity.config['name']}*" in prose
+
+
+AUTOMATION_KEYS = {"alias", "mode", "triggers", "conditions", "actions"}
+
+
+def texts_in(value):
+    """Yield every text of a YAML document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(one)
+
+
+def test_the_automations_that_are_shown_read_what_is_published(home):
+    """Their form was checked by hand, with Home Assistant's own validators (decision 15)."""
+    configuration, made = home
+    *automations, dashboard = [yaml.safe_load(block) for block in yaml_blocks(text("docs/home-assistant.md"))[1:]]
+    assert dashboard["type"] == "vertical-stack"
+    assert len(automations) == 3
+    (raised, *_) = (one for one in json_blocks(text("docs/mqtt.md")) if one.get("event") == "raised")
+    shown = {
+        "states": lambda entity: made[entity] and "odd",
+        "state_attr": lambda entity, name: made[entity] and {"message": "odd"}[name],
+        "trigger": {"payload_json": raised},
+    }
+    for automation in automations:
+        assert automation.keys() <= AUTOMATION_KEYS
+        for one in texts_in(automation):
+            assert ENVIRONMENT.from_string(one, {}).render(shown)
+        for trigger in automation["triggers"]:
+            if trigger["trigger"] == "mqtt":
+                topics = Topics("redshank", configuration.agent.id)
+                assert any(
+                    wildcard_parts(trigger["topic"], topics.alert(name)) is not None for name in ("climate/b", "door")
+                )
+            else:
+                assert (trigger["trigger"], trigger["to"]) == ("state", "on")

@@ -13,12 +13,15 @@ import os
 import sqlite3
 import zlib
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
 from agent.errors import SnapshotError, StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, 
 CREATE TABLE IF NOT EXISTS outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL, created_at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS last_alerts (topic TEXT PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS streams (topic TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS choices (question TEXT PRIMARY KEY, answer TEXT NOT NULL);
@@ -101,6 +105,9 @@ class Store:
                 "INSERT INTO outbox (topic, payload, created_at) VALUES (?, ?, ?)",
                 [(row.topic, row.payload, row.created_at) for row in outbox],
             )
+            database.executemany(
+                "INSERT OR REPLACE INTO last_alerts VALUES (?, ?)", [(row.topic, row.payload) for row in outbox]
+            )
             excess = max(0, self.outbox_length() - MAX_OUTBOX)
             if excess:
                 database.execute(
@@ -130,15 +137,24 @@ class Store:
         with self._database as database:
             database.executemany("DELETE FROM outbox WHERE seq = ?", [(seq,) for seq in seqs])
 
+    def last_alerts(self) -> dict[str, bytes]:
+        """Return the last message of each topic that was put in the outbox, delivered or not."""
+        return dict(self._database.execute("SELECT topic, payload FROM last_alerts"))
+
+    def forget_last_alerts(self, topics: Iterable[str]) -> None:
+        """Forget the last messages of these topics."""
+        with self._database as database:
+            database.executemany("DELETE FROM last_alerts WHERE topic = ?", [(topic,) for topic in topics])
+
     def retained(self) -> set[str]:
         """Return the topics on which something of ours is retained."""
         return {row[0] for row in self._database.execute("SELECT topic FROM retained")}
 
-    def set_retained(self, topics: set[str]) -> None:
-        """Remember on which topics something of ours is retained."""
+    def change_retained(self, added: Iterable[str], dropped: Iterable[str]) -> None:
+        """Remember on which further topics something of ours is retained, and on which nothing is any more."""
         with self._database as database:
-            database.execute("DELETE FROM retained")
-            database.executemany("INSERT INTO retained VALUES (?)", [(topic,) for topic in sorted(topics)])
+            database.executemany("INSERT OR IGNORE INTO retained VALUES (?)", [(topic,) for topic in added])
+            database.executemany("DELETE FROM retained WHERE topic = ?", [(topic,) for topic in dropped])
 
     def topics(self) -> list[str]:
         """Return the concrete topics of the streams that were watched, sorted."""
@@ -189,7 +205,7 @@ class Store:
         written = self._written.get(stream)
         if written is None or written.journal_bytes > JOURNAL_FACTOR * written.snapshot_bytes:
             return False
-        body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode), _LEVEL)
+        body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode))
         content = len(body).to_bytes(4, "big") + _checksum(body) + body
         if written.journal_bytes == 0:
             content = _JOURNAL_MAGIC + written.checksum + content
@@ -327,7 +343,9 @@ def _checksum(body: bytes) -> bytes:
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         header = msgspec.msgpack.encode((value.dtype.str, value.shape))
-        return msgspec.msgpack.Ext(_ARRAY, len(header).to_bytes(2, "big") + header + value.tobytes())
+        # First bytes first, then all second ones: what numbers have in common then stands together, and is compressed.
+        planes = np.frombuffer(value.tobytes(), np.uint8).reshape(value.size, value.itemsize).T
+        return msgspec.msgpack.Ext(_ARRAY, len(header).to_bytes(2, "big") + header + planes.tobytes())
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(type(value).__name__)
@@ -338,7 +356,9 @@ def _array(code: int, data: memoryview) -> Any:
         raise SnapshotError(f"foreign (unknown extension {code})")
     length = int.from_bytes(data[:2], "big")
     dtype, shape = msgspec.msgpack.decode(data[2 : 2 + length], type=tuple[str, list[int]])
-    return np.frombuffer(data[2 + length :], np.dtype(dtype)).reshape(shape).copy()
+    kind = np.dtype(dtype)
+    planes = np.frombuffer(data[2 + length :], np.uint8).reshape(kind.itemsize, -1)
+    return np.frombuffer(planes.T.tobytes(), kind).reshape(shape).copy()
 
 
 def _decode(content: bytes) -> dict[str, Any]:

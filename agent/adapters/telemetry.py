@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from importlib.metadata import version
 from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from agent.core.alerting import AlertEvent
+from agent.core.types import StreamPhase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client import Metric
+    from prometheus_client.metrics import MetricWrapperBase
 
     from agent.core.alerting import AlertTransition
     from agent.core.types import F32, Assessment
-    from agent.ports import Encoder, PictureEncoder, Scored
+    from agent.ports import Encoder, PictureEncoder, Scored, Watched
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +34,73 @@ _MAX_COMPLAINTS: Final = 1000
 _FAST: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
-class Telemetry:
-    """Counts for Prometheus; fulfils agent.ports.Observer."""
+disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, which nobody asks for
 
-    def __init__(self, streams_max: int) -> None:
+
+class Tally(msgspec.Struct):
+    """What happened in a stream since the start."""
+
+    decisions: int = 0
+    alerts: int = 0
+    score: float | None = None
+    p_value: float | None = None
+
+
+class StreamFigures(Collector):
+    """The figures of every stream, read when Prometheus asks: of thousands of streams most have not changed."""
+
+    def __init__(self) -> None:
+        self.streams: Callable[[], Iterable[Watched]] = list
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every family, also while there are no streams."""
+
+        def counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+            return CounterMetricFamily(f"redshank_{name}", text, labels=["stream", *labels])
+
+        def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"redshank_{name}", text, labels=["stream", *labels])
+
+        families = (
+            decisions := counter("windows_encoded_total", "Decisions made"),
+            score := gauge("score", "Latest score, -log10 of a p-value"),
+            p_value := gauge("p_value", "Latest p-value"),
+            threshold := gauge("score_threshold", "Score from which a decision counts as odd"),
+            size := gauge("reference_size", "Windows in the reference"),
+            phases := gauge("stream_phase", "1 for the phase the stream is in", "phase"),
+            alerts := counter("alerts_total", "Alerts raised", "severity"),
+            firing := gauge("alert_firing", "1 while an alert fires"),
+            rate := gauge("false_alarm_budget_rate", "Alerts for each decision that the budget allows"),
+            promised := gauge("false_alarms_promised", "Alerts that the budget allowed so far"),
+            observed := gauge("false_alarms_observed", "Unconfirmed anomaly alerts so far"),
+            ratio := gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised"),
+        )
+        for stream in self.streams():
+            name, budget, phase = [stream.name], stream.budget, stream.phase
+            tally = self.tallies.get(stream.name) or Tally()
+            decisions.add_metric(name, tally.decisions)
+            if tally.score is not None:
+                score.add_metric(name, tally.score)
+                threshold.add_metric(name, budget.threshold)
+            if tally.p_value is not None:
+                p_value.add_metric(name, tally.p_value)
+            size.add_metric(name, stream.reference_fill)
+            for one in StreamPhase:
+                phases.add_metric([stream.name, one.value], float(phase is one))
+            alerts.add_metric([stream.name, stream.severity.value], tally.alerts)
+            firing.add_metric(name, float(stream.firing))
+            rate.add_metric(name, budget.rate)
+            promised.add_metric(name, budget.promised)
+            observed.add_metric(name, budget.events)
+            ratio.add_metric(name, budget.ratio)
+        return families
+
+
+class Telemetry:
+    """Counts for Prometheus; fulfils agent.ports.Observer. Of the closed set of reasons each is told from the start."""
+
+    def __init__(self, streams_max: int, memory_limit_bytes: int, reasons: Iterable[str] = ()) -> None:
         self.registry = registry = CollectorRegistry()
 
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -46,22 +119,9 @@ class Telemetry:
             "frames_dropped_total", "Pictures not looked at: they came too soon, or a newer one came"
         )
         self.queue_dropped = counter("queue_dropped_total", "QoS 0 messages dropped because the queue was full")
-        self.windows_encoded = counter("windows_encoded_total", "Decisions made", ("stream",))
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")
         self.score_seconds = histogram("score_seconds", "Time to score and learn, of a batch")
         self.end_to_end_seconds = histogram("end_to_end_seconds", "Arrival of a message to its decision")
-        self.score = gauge("score", "Latest score, -log10 of a p-value", ("stream",))
-        self.p_value = gauge("p_value", "Latest p-value", ("stream",))
-        self.reference_size = gauge("reference_size", "Windows in the reference", ("stream",))
-        self.stream_phase = gauge("stream_phase", "1 for the phase the stream is in", ("stream", "phase"))
-        self.alerts = counter("alerts_total", "Alerts raised", ("stream", "severity"))
-        self.alert_firing = gauge("alert_firing", "1 while an alert fires", ("stream",))
-        self.budget_rate = gauge(
-            "false_alarm_budget_rate", "Alerts for each decision that the budget allows", ("stream",)
-        )
-        self.budget_promised = gauge("false_alarms_promised", "Alerts that the budget allowed so far", ("stream",))
-        self.budget_observed = gauge("false_alarms_observed", "Unconfirmed anomaly alerts so far", ("stream",))
-        self.budget_ratio = gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised", ("stream",))
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
@@ -71,12 +131,36 @@ class Telemetry:
         self.snapshot_seconds = histogram("snapshot_seconds", "Time to write the snapshots of all streams")
         self.snapshot_age = gauge("snapshot_age_seconds", "Time since the last snapshot")
         self.state_bytes = counter("state_bytes_written_total", "Bytes written to the state directory")
+        self.state_errors = counter("state_write_errors_total", "Writes to the state directory that failed")
         self.streams = gauge("streams", "Streams being watched")
         self.streams_max = gauge("streams_max", "Cap on the number of streams")
         self.streams_max.set(streams_max)
+        gauge("memory_limit_bytes", "agent.memory_limit").set(memory_limit_bytes)
         info = gauge("build_info", "1, labelled with the version", ("version",))
         info.labels(version("redshank")).set(1)
+        for reason in reasons:
+            self.messages_rejected.labels(reason)
+        ProcessCollector(registry=registry)
+        self._figures = StreamFigures()
+        registry.register(self._figures)
         self._complaints: dict[tuple[str, str], float] = {}
+
+    def totals(self) -> dict[str, int]:
+        """Return the figures that the agent's state topic tells, summed over labels."""
+        told = {
+            "messages_received": self.messages_received,
+            "messages_rejected": self.messages_rejected,
+            "queue_length": self.queue_length,
+            "queue_dropped": self.queue_dropped,
+            "outbox_length": self.outbox_length,
+            "outbox_dropped": self.outbox_dropped,
+            "reconnects": self.reconnects,
+        }
+        return {name: round(_total(metric)) for name, metric in told.items()}
+
+    def watch(self, streams: Callable[[], Iterable[Watched]]) -> None:
+        """Tell of these streams at each scrape; called in the thread that serves it."""
+        self._figures.streams = streams
 
     def rejected(self, topic: str, reason: str) -> None:
         """Count a dropped payload or sample; log it at most once a minute per reason and topic."""
@@ -117,24 +201,28 @@ class Telemetry:
 
     def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Note a decision."""
-        self.windows_encoded.labels(stream).inc()
-        self.score.labels(stream).set(assessment.score)
+        tally = self._figures.tallies[stream]
+        tally.decisions += 1
+        tally.score = assessment.score
         if assessment.p_value is not None:
-            self.p_value.labels(stream).set(assessment.p_value)
+            tally.p_value = assessment.p_value
         self.end_to_end_seconds.observe(max(0.0, time() - received_at))
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition) -> None:
         """Note an alert's transition."""
-        raised = transition.event.value == "raised"
-        if raised:
-            self.alerts.labels(stream, severity).inc()
-        self.alert_firing.labels(stream).set(float(firing))
+        if transition.event is AlertEvent.RAISED:
+            self._figures.tallies[stream].alerts += 1
         logger.warning("%s: alert %s %s (%s)", stream, transition.id, transition.event.value, transition.kind.value)
 
     def commanded(self, command: str, outcome: str) -> None:
         """Count an operator's command."""
         self.commands.labels(command, outcome).inc()
         logger.info("command %s: %s", command, outcome)
+
+
+def _total(metric: MetricWrapperBase) -> float:
+    samples = [sample for family in metric.collect() for sample in family.samples]
+    return sum(sample.value for sample in samples if not sample.name.endswith("_created"))
 
 
 class SilentObserver:
@@ -161,7 +249,7 @@ class SilentObserver:
     def decided(self, stream: str, assessment: Scored, received_at: float) -> None:
         """Ignore it."""
 
-    def transitioned(self, stream: str, transition: AlertTransition, severity: str, *, firing: bool) -> None:
+    def transitioned(self, stream: str, transition: AlertTransition) -> None:
         """Ignore it."""
 
     def commanded(self, command: str, outcome: str) -> None:

@@ -130,6 +130,7 @@ TRANSITIONS: Final[dict[tuple[AlertState, Observation], tuple[AlertState, AlertE
 
 
 UPDATE_EVERY_S: Final = 60.0
+MAX_SNOOZE_S: Final = 366 * 86400.0
 
 
 class Ending(StrEnum):

@@ -155,10 +155,19 @@ def test_nothing_counts_as_dropped_where_the_commit_failed(store, monkeypatch):
     assert store.outbox_dropped == 0
 
 
-def test_retained_topics_are_those_last_told(store, open_store):
+def test_the_last_message_of_each_topic_outlives_its_delivery(store, open_store):
+    store.commit([], [row(1), row(2), row(3, "redshank/pi/gate/alert")])
+    store.delivered([one.seq for one in store.outbox(0, 10)])
+    again = open_store()
+    assert again.last_alerts() == {"redshank/pi/pump/alert": b"payload 2", "redshank/pi/gate/alert": b"payload 3"}
+    again.forget_last_alerts(["redshank/pi/pump/alert"])
+    assert again.last_alerts().keys() == {"redshank/pi/gate/alert"}
+
+
+def test_retained_topics_are_those_added_and_not_dropped(store, open_store):
     assert store.retained() == set()
-    store.set_retained({"a/state", "b/state"})
-    store.set_retained({"b/state", "c/state"})
+    store.change_retained({"a/state", "b/state"}, ())
+    store.change_retained({"b/state", "c/state"}, ["a/state"])
     assert open_store().retained() == {"b/state", "c/state"}
 
 

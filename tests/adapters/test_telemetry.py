@@ -9,8 +9,9 @@ from prometheus_client import generate_latest
 
 from agent.adapters import telemetry as module
 from agent.adapters.telemetry import SilentObserver, Telemetry
-from agent.core.alerting import AlertEvent, AlertKind, AlertTransition
-from agent.core.types import Assessment
+from agent.core.alerting import AlertEvent, AlertKind, AlertSettings, AlertTransition, Severity
+from agent.core.budget import BudgetControl
+from agent.core.types import Assessment, StreamPhase
 
 
 class Clock:
@@ -31,7 +32,20 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def telemetry(clock):  # noqa: ARG001  each of these has it
-    return Telemetry(streams_max=7)
+    made = Telemetry(7, 256_000_000, ["late", "malformed", "too_large"])
+    made.watch(lambda: [Pump])
+    return made
+
+
+class Pump:
+    """A stream as a scrape sees it."""
+
+    name = "pump/a"
+    phase = StreamPhase.ACTIVE
+    severity = Severity.CRITICAL
+    firing = False
+    reference_fill = 300
+    budget = BudgetControl(AlertSettings())
 
 
 class Doubling:
@@ -93,9 +107,9 @@ def test_what_is_remembered_of_rejections_is_bounded(telemetry, caplog):
         telemetry.rejected(f"plant/{number}", "late")
     assert len(telemetry._complaints) <= 1000
     lines = generate_latest(telemetry.registry).decode().splitlines()
-    assert [line for line in lines if line.startswith("redshank_messages_rejected_total")] == [
-        'redshank_messages_rejected_total{reason="late"} 5000.0'
-    ]
+    assert [
+        line for line in lines if line.startswith("redshank_messages_rejected_total") and not line.endswith(" 0.0")
+    ] == ['redshank_messages_rejected_total{reason="late"} 5000.0']
 
 
 def test_the_encoders_calls_are_measured_and_its_answer_passed_on(telemetry):
@@ -123,11 +137,10 @@ def test_a_message_from_the_future_counts_as_just_arrived(telemetry):
     assert value(telemetry, "end_to_end_seconds_sum") == 0
 
 
-def test_an_alert_counts_when_raised_and_its_gauge_tells_whether_it_fires(telemetry, caplog):
-    telemetry.transitioned("pump/a", transition(AlertEvent.RAISED), "critical", firing=True)
-    assert value(telemetry, "alert_firing", stream="pump/a") == 1
-    telemetry.transitioned("pump/a", transition(AlertEvent.CLEARED), "critical", firing=False)
-    assert value(telemetry, "alert_firing", stream="pump/a") == 0
+def test_an_alert_counts_when_raised_and_not_when_cleared(telemetry, caplog):
+    assert value(telemetry, "alerts_total", stream="pump/a", severity="critical") == 0
+    telemetry.transitioned("pump/a", transition(AlertEvent.RAISED))
+    telemetry.transitioned("pump/a", transition(AlertEvent.CLEARED))
     assert value(telemetry, "alerts_total", stream="pump/a", severity="critical") == 1
     assert caplog.messages == [
         "pump/a: alert 0000000000000000 raised (anomaly)",
@@ -144,13 +157,48 @@ def test_the_cap_on_streams_and_the_version_are_told(telemetry):
 
 def test_two_of_them_share_nothing(telemetry):
     telemetry.rejected("plant/a", "late")
-    assert value(Telemetry(1), "messages_rejected_total", reason="late") is None
+    assert value(Telemetry(1, 1), "messages_rejected_total", reason="late") is None
+
+
+def test_what_has_not_happened_yet_is_told_as_0_so_that_its_first_time_is_seen(telemetry):
+    assert value(telemetry, "messages_rejected_total", reason="too_large") == 0
+    assert value(telemetry, "windows_encoded_total", stream="pump/a") == 0
+    assert value(telemetry, "alert_firing", stream="pump/a") == 0
+
+
+def test_a_stream_tells_its_phase_and_what_it_was_promised(telemetry, monkeypatch):
+    assert value(telemetry, "stream_phase", stream="pump/a", phase="active") == 1
+    assert value(telemetry, "stream_phase", stream="pump/a", phase="silent") == 0
+    monkeypatch.setattr(Pump, "phase", StreamPhase.SILENT)
+    monkeypatch.setattr(Pump, "firing", True)
+    assert value(telemetry, "stream_phase", stream="pump/a", phase="active") == 0
+    assert value(telemetry, "stream_phase", stream="pump/a", phase="silent") == 1
+    assert value(telemetry, "alert_firing", stream="pump/a") == 1
+    assert value(telemetry, "reference_size", stream="pump/a") == 300
+    assert value(telemetry, "false_alarms_promised", stream="pump/a") == 0
+
+
+def test_a_threshold_stands_beside_a_score_and_not_alone(telemetry):
+    assert value(telemetry, "score_threshold", stream="pump/a") is None
+    telemetry.decided("pump/a", assessment(), time.time())
+    assert value(telemetry, "score_threshold", stream="pump/a") == Pump.budget.threshold
+
+
+def test_a_stream_that_is_no_longer_watched_is_no_longer_told_of(telemetry):
+    telemetry.decided("pump/a", assessment(), time.time())
+    telemetry.watch(list)
+    assert value(telemetry, "score", stream="pump/a") is None
+
+
+def test_the_process_tells_its_memory_beside_the_limit(telemetry):
+    assert telemetry.registry.get_sample_value("process_resident_memory_bytes") > 1e6
+    assert value(telemetry, "memory_limit_bytes") == 256_000_000
 
 
 def test_the_observer_of_a_replay_counts_and_says_nothing(caplog):
     observer = SilentObserver()
     observer.rejected("plant/a", "late")
     observer.decided("pump/a", assessment(), 0.0)
-    observer.transitioned("pump/a", transition(AlertEvent.RAISED), "warning", firing=True)
+    observer.transitioned("pump/a", transition(AlertEvent.RAISED))
     assert observer.timed_encode(Doubling(), np.array([3.0], np.float32)).tolist() == [6.0]
     assert not caplog.records

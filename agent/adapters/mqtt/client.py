@@ -36,7 +36,8 @@ class MqttClient:
 
     `subscriptions` are pairs of filter and QoS (0 or 1). `known_subscriptions` (filter to QoS) is what
     `MqttEvents.on_subscriptions` was last told, even by an earlier process. `commands` subscribes to the
-    agent's command topic as well.
+    agent's command topic as well, `noticed` to a topic that is not of the data either: see `MqttEvents.on_notice`.
+    What comes on a topic that begins with one of `own_prefixes` is ignored, as are the agent's own topics.
     Raises ConfigurationError if the URL, the password or the TLS files cannot be used.
     """
 
@@ -50,16 +51,21 @@ class MqttClient:
         topic_prefix: str = "redshank",
         known_subscriptions: Mapping[str, int] | None = None,
         commands: bool = False,
+        noticed: str | None = None,
+        own_prefixes: tuple[str, ...] = (),
     ) -> None:
         self.topics = Topics(topic_prefix, agent_id)
         self._events = events
         self._command = self.topics.command if commands else None
+        self._noticed = noticed
         self._orders = Orders()
         self._connector = Connector(
             settings,
             client_id=settings.client_id or f"redshank-{agent_id}",
             topics=self.topics,
             command=self._command,
+            noticed=noticed,
+            own_prefixes=own_prefixes,
             ledger=SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {}),
             orders=self._orders,
             events=events,
@@ -132,6 +138,8 @@ class MqttClient:
 
     def _wanted(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
         wanted: dict[str, int] = {self._command: 1} if self._command else {}
+        if self._noticed is not None:
+            wanted[self._noticed] = 0
         for name, qos in subscriptions:
             if qos not in (0, 1):
                 raise ValueError(f"cannot subscribe to {name!r} with QoS {qos}")

@@ -59,6 +59,8 @@ class Connector:
         client_id: str,
         topics: Topics,
         command: str | None,
+        noticed: str | None,
+        own_prefixes: tuple[str, ...],
         ledger: SubscriptionLedger,
         orders: Orders,
         events: MqttEvents,
@@ -68,7 +70,8 @@ class Connector:
         self._address = endpoint(settings.url)
         self._password = password(settings)
         self._topics = topics
-        self._command = command
+        self._command, self._noticed = command, noticed
+        self._own_roots = (topics.root, *own_prefixes)
         self._ledger = ledger
         self._orders = orders
         self._events = events
@@ -116,8 +119,9 @@ class Connector:
 
     def _make_reader(self) -> FrameReader:
         return FrameReader(
-            own_root=self._topics.root,
+            own_roots=self._own_roots,
             command=self._command,
+            noticed=self._noticed,
             mqtt5=self._mqtt5,
             connection=self._connection,
             max_size=self._settings.max_message_size,
@@ -186,6 +190,9 @@ class Connector:
             self._events.on_command(command_of(message, raw))
         if len(messages) > told:
             self._events.on_messages(messages[told:] if told else messages)
+        notices, reader.notices = reader.notices, []
+        for notice in notices:
+            self._events.on_notice(notice)
         if reader.ignored_ids:
             ignored, reader.ignored_ids = reader.ignored_ids, []
             wire.send(b"".join(b"@\x02" + number.to_bytes(2, "big") for number in ignored))

@@ -24,8 +24,8 @@ class MalformedError(Exception):
 class TopicFilter:
     """Decodes topics once each, and says which of them are ours and therefore ignored."""
 
-    def __init__(self, own_root: str, command: str | None) -> None:
-        self._own_root = own_root
+    def __init__(self, own_roots: tuple[str, ...], command: str | None) -> None:
+        self._own_roots = own_roots
         self._command = command
         self.decoded: dict[bytes, str | None] = {}
 
@@ -37,7 +37,7 @@ class TopicFilter:
             topic: str | None = raw.decode()
         except UnicodeDecodeError:
             topic = None
-        if topic is not None and topic.startswith(self._own_root) and topic != self._command:
+        if topic is not None and topic.startswith(self._own_roots) and topic != self._command:
             topic = None
         self.decoded[raw] = topic
         return topic
@@ -48,11 +48,22 @@ class FrameReader:
 
     `ignored_ids` are QoS 1 messages that nobody will process and that must be acknowledged at once;
     `oversized` holds topic and size (bytes) of messages above `max_size`. `commands` holds messages on the
-    command topic with their raw MQTT 5 properties, and how many of `messages` came before each.
+    command topic with their raw MQTT 5 properties, and how many of `messages` came before each; `notices` those on the
+    topic `noticed`, which need no acknowledgement any more.
     """
 
-    def __init__(self, *, own_root: str, command: str | None, mqtt5: bool, connection: int, max_size: int) -> None:
-        self._topics = TopicFilter(own_root, command)
+    def __init__(
+        self,
+        *,
+        own_roots: tuple[str, ...],
+        command: str | None,
+        noticed: str | None,
+        mqtt5: bool,
+        connection: int,
+        max_size: int,
+    ) -> None:
+        self._topics = TopicFilter(own_roots, command)
+        self._apart = frozenset({command, noticed})
         self._mqtt5 = mqtt5
         self._connection = connection
         self._max_size = max_size
@@ -64,6 +75,7 @@ class FrameReader:
         self.control = bytearray()
         self.messages: list[InboundMessage] = []
         self.commands: list[tuple[int, InboundMessage, bytes]] = []
+        self.notices: list[InboundMessage] = []
         self.ignored_ids: list[int] = []
         self.oversized: list[tuple[str, int]] = []
 
@@ -165,10 +177,14 @@ class FrameReader:
         message = InboundMessage(
             topic, data[after:stop], time(), monotonic(), qos, bool(head & 1), message_id, self._connection
         )
-        if topic == self._command:
+        if topic not in self._apart:
+            self.messages.append(message)
+        elif topic == self._command:
             self.commands.append((len(self.messages), message, data[properties:after]))
         else:
-            self.messages.append(message)
+            self.notices.append(message)
+            if qos:
+                self.ignored_ids.append(message_id)
 
     def _drop(self, head: int, data: bytes, at: int, length: int) -> None:
         after = at + 2 + (data[at] << 8 | data[at + 1])

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-_RESERVED = re.compile(r"[%/+#\x00-\x1f\x7f]")
+_RESERVED = re.compile(r"[%/+#\x00-\x1f\x7f-\x9f]")
 
 
 def escape(text: str) -> str:
@@ -45,6 +45,11 @@ class Topics(msgspec.Struct, frozen=True):
     def reply(self) -> str:
         """Return where commands are answered."""
         return f"{self.root}reply"
+
+    @property
+    def agent_state(self) -> str:
+        """Return where the agent's own state is published, retained."""
+        return f"{self.root}state"
 
     def state(self, stream: str) -> str:
         """Return where the stream's state is published, retained."""

@@ -23,7 +23,8 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
 
     def make(
         url: str, *subscriptions: str, qos: int = 1, ready: bool = True, known: dict[str, int] | None = None,
-        listener: Listener | None = None, commands: bool = False, **settings: object,
+        listener: Listener | None = None, commands: bool = False, noticed: str | None = None,
+        own_prefixes: tuple[str, ...] = (), **settings: object,
     ) -> tuple[MqttClient, Listener]:  # fmt: skip
         listener = listener or Listener()
         client = MqttClient(
@@ -33,12 +34,15 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
             events=listener,
             known_subscriptions=known,
             commands=commands,
+            noticed=noticed,
+            own_prefixes=own_prefixes,
         )
         clients.append(client)
         client.start()
         if ready:
             wait_until(lambda: client.connected)
             wanted = set(subscriptions) | ({client.topics.command} if commands else set())
+            wanted |= {noticed} if noticed is not None else set()
             if wanted and set(known or {}) != wanted:
                 wait_until(lambda: listener.subscriptions and set(listener.subscriptions[-1]) == wanted)
         return client, listener

@@ -19,6 +19,7 @@ class Listener(MqttEvents):
         self.full = False
         self.messages: list[InboundMessage] = []
         self.commands: list[Command] = []
+        self.notices: list[InboundMessage] = []
         self.sessions: list[bool] = []
         self.ends: list[str] = []
         self.published: list[Token] = []
@@ -40,6 +41,9 @@ class Listener(MqttEvents):
 
     def on_command(self, command: Command) -> None:
         self.commands.append(command)
+
+    def on_notice(self, message: InboundMessage) -> None:
+        self.notices.append(message)
 
     def on_connected(self, *, session_present: bool) -> None:
         self.sessions.append(session_present)

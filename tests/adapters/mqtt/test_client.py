@@ -211,6 +211,25 @@ def test_a_command_meant_to_be_retained_is_marked_so_when_it_comes_at_once(mosqu
     assert not listener.messages[0].retained
 
 
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_notices_come_beside_the_data_and_what_we_announced_not_at_all(mosquitto, make_client, make_peer, protocol):
+    peer = make_peer(mosquitto)
+    peer.publish("home/status", b"online", retain=True)
+    _, listener = make_client(
+        mosquitto.url, "#", noticed="home/status", own_prefixes=("home/device/redshank_pi",), protocol=protocol,
+        receive_maximum=5,
+    )  # fmt: skip
+    wait_until(lambda: listener.notices)
+    assert {one.retained for one in listener.notices} == {True}
+    for _ in range(20):  # more than the broker sends before one is acknowledged
+        peer.publish("home/status", b"online")
+    peer.publish("home/device/redshank_pi_1/config", b"{}")
+    peer.publish("home/device/other/config", b"{}")
+    wait_until(lambda: sum(not one.retained for one in listener.notices) >= 20)
+    wait_until(lambda: listener.messages)
+    assert [message.topic for message in listener.messages] == ["home/device/other/config"]
+
+
 def test_publishing_while_disconnected_is_left_to_the_caller(make_mosquitto, make_client):
     broker = make_mosquitto()
     client, listener = make_client(broker.url)
