@@ -53,7 +53,7 @@ class Desk:
         self.store = Store(folder / "state")
         self.disk = True
         configuration = self.configured(names)
-        telemetry = Telemetry(1)
+        telemetry = Telemetry(1, 256_000_000)
         self.pipeline = Pipeline(configuration, load_encoders(configuration), TOPICS, telemetry)
         self.publications = Publications(
             configuration,
