@@ -12,7 +12,7 @@ CONVERTER_STAMP := $(CONVERTER_VENV)/.installed
 CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt)
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: test test-converter check demo demo-images bench lock clean
+.PHONY: test test-converter test-packages check demo demo-images bench deb lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -61,6 +61,13 @@ demo-images: $(STAMP)
 bench: $(STAMP)
 	@echo "== the daemon beside a bare subscriber; about two minutes"
 	$(BIN)/python -m tests.benchmarks
+
+deb:
+	@echo "== Debian packages in dist/, each in about a minute"
+	for release in 12 13; do for architecture in amd64 arm64; do deploy/debian/build $$architecture $$release dist || exit 1; done; done
+
+test-packages:
+	.ci/packages
 
 # Run CI with what this writes before it is committed.
 lock:
