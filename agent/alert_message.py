@@ -51,6 +51,7 @@ _ENDINGS: Final = {
     Ending.NORMAL: "looks normal again",
     Ending.ACCEPTED: "was accepted as normal",
     Ending.RELEARNT: "is learnt anew",
+    Ending.REMOVED: "is no longer watched",
 }
 
 
@@ -176,7 +177,9 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     """Return one sentence for a person, of at most MAX_SENTENCE characters; long names are shortened."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
-        what = _RECOVERED.get(transition.kind, _ENDINGS[transition.ending])
+        what = _ENDINGS[transition.ending]
+        if transition.ending is Ending.NORMAL:
+            what = _RECOVERED.get(transition.kind, what)
         return _fitted(stream, f" {what} after {_duration(lasted)}")
     if transition.kind is AlertKind.SILENT:
         return _fitted(stream, " has fallen silent")

@@ -7,9 +7,10 @@ import sqlite3
 import threading
 from collections import deque
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -22,10 +23,14 @@ from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
 from agent.commands import Commander
-from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
+from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
+from agent.errors import ConfigurationError, Problem
 from agent.picture_stream import PictureStream
 from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
+from agent.reconfiguration import entry_changes
+from agent.reload import Prepared, Reloader, fixed_problems
+from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +47,8 @@ _STATE_S: Final = 60.0
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
+_LOOK_S: Final = 0.5  # between two looks of the main thread
+_ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
 
 def with_defaults(configuration: Configuration) -> Configuration:
@@ -51,25 +58,65 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder | PictureEncoder]:
-    """Return every encoder that the streams name. Raises BundleError.
+class Choices(Protocol):
+    """Where it is kept which variant on which runtime is fastest."""
+
+    def choice(self, question: str) -> str | None:
+        """Return what was chosen before, None if nothing was."""
+        ...
+
+    def choose(self, question: str, answer: str) -> None:
+        """Remember a choice."""
+        ...
+
+
+class NewChoices:
+    """Choices of a reload: those of the store, and new ones, which the worker has yet to store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.made: dict[str, str] = {}
+
+    def choice(self, question: str) -> str | None:
+        """Return what was chosen before, None if nothing was."""
+        return self.made.get(question) or self._store.choice(question)
+
+    def choose(self, question: str, answer: str) -> None:
+        """Remember a choice."""
+        self.made[question] = answer
+
+
+def named_encoders(configuration: Configuration) -> set[tuple[str, bool]]:
+    """Return the name of every encoder that the streams name, and whether it is for pictures."""
+    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
+    return named - {(NO_ENCODER, False)}
+
+
+def load_encoders(
+    configuration: Configuration,
+    store: Choices | None = None,
+    *,
+    loaded: Mapping[str, Encoder | PictureEncoder] | None = None,
+) -> dict[str, Encoder | PictureEncoder]:
+    """Return every encoder that the streams name; `loaded` are there already. Raises BundleError.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
-    loaded: dict[str, Encoder | PictureEncoder] = {}
-    for name, of_pictures in sorted(named - {(NO_ENCODER, False)}):
+    found: dict[str, Encoder | PictureEncoder] = dict(loaded or {})
+    for name, of_pictures in sorted(named_encoders(configuration)):
+        if name in found:
+            continue
         bundle = find_bundle(name)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
         runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
         load = load_picture_encoder if of_pictures else load_encoder
-        loaded[name] = encoder = load(bundle, runtime, file)
+        found[name] = encoder = load(bundle, runtime, file)
         if store is not None and chosen is None:
             store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
-    return loaded
+    return found
 
 
 def make_restore(store: Store) -> Callable[[Stream], Any]:
@@ -113,6 +160,16 @@ def save(store: Store, stream: Stream) -> None:
     store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
 
 
+def subscriptions_of(configuration: Configuration) -> list[tuple[str, int]]:
+    """Return filter and QoS of each entry."""
+    return [(stream.topic, stream.qos) for stream in configuration.streams]
+
+
+def topics_of_pictures(configuration: Configuration) -> list[str]:
+    """Return the filters of what carries pictures."""
+    return [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
+
+
 class QueuedPicture:
     """A picture that waits for the worker. When a newer one of its topic comes, its payload is let go."""
 
@@ -132,8 +189,9 @@ class QueuedPicture:
 class Agent(MqttEvents):
     """The daemon: a network thread that enqueues, and one worker that does the rest."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, file: Path | None = None) -> None:
         self.configuration = configuration = with_defaults(configuration)
+        self.file = file
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams)
         self.store = Store(Path(agent.state_dir))
@@ -150,7 +208,7 @@ class Agent(MqttEvents):
         self.refused: RefusedError | None = None
         self._queue: deque[InboundMessage | QueuedPicture | Command] = deque()
         self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
-        self._of_pictures = [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
+        self._of_pictures = topics_of_pictures(configuration)
         self._queue_lock = threading.Lock()
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
@@ -164,20 +222,28 @@ class Agent(MqttEvents):
         self._connected_since: float | None = None
         self._states: dict[str, tuple[bytes, float]] = {}
         self._retained = self.store.retained()
+        self._gone: set[str] = set()  # roots of topics whose retained messages are to be cleared
         self._republish = False
-        self.moved_at = monotonic()
+        self.moved_at = self._started_at = monotonic()
         self._held = self.store.subscriptions()
-        self.mqtt = MqttClient(
-            configuration.broker,
-            agent_id=agent.id,
-            subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
-            events=self,
-            topic_prefix=agent.topic_prefix,
-            known_subscriptions=self._held,
-            commands=configuration.commands.enabled,
-        )
+        self.mqtt = self._client(configuration, self._held)
+        self.reloader = Reloader(self._prepare, self._arrived.set, self.telemetry)
+        self._question = Question(self._arrived.set)
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
+
+    def _client(self, configuration: Configuration, held: Mapping[str, int]) -> MqttClient:
+        """Return a client that is not started. Raises ConfigurationError."""
+        return MqttClient(
+            configuration.broker,
+            agent_id=configuration.agent.id,
+            subscriptions=subscriptions_of(configuration),
+            events=self,
+            topic_prefix=configuration.agent.topic_prefix,
+            known_subscriptions=held,
+            commands=configuration.commands.enabled,
+            patient=self._ever_connected,
+        )
 
     # Called in the network thread
 
@@ -280,13 +346,20 @@ class Agent(MqttEvents):
                 self.telemetry.registry,
                 self.healthy,
                 self.ready,
+                self.status,
             )
+            self.store.lock.listens(self.configuration.metrics.listen)
             self._worker.start()
             self.mqtt.start()
             notify("READY=1")
             watchdog_s = watchdog_interval_s()
             try:
-                while not self._stopping.wait(watchdog_s or 1.0):
+                told = monotonic()
+                while not self._stopping.wait(min(watchdog_s or _LOOK_S, _LOOK_S)):
+                    self.reloader.look()
+                    if monotonic() - told < (watchdog_s or _LOOK_S):
+                        continue
+                    told = monotonic()
                     notify(f"STATUS={self.summary()}")
                     if watchdog_s is not None and self.healthy():
                         notify("WATCHDOG=1")
@@ -323,6 +396,30 @@ class Agent(MqttEvents):
         broker = "connected" if self.mqtt.connected else "broker away"
         return f"{broker}, {len(streams)} streams, {learning} learning"
 
+    def reload(self) -> None:
+        """Ask for the configuration to be read anew; safe in a signal handler."""
+        self.reloader.asked = True
+
+    def status(self) -> bytes | None:
+        """Return what /status answers, None while the worker is too busy. Called in the threads of the HTTP server."""
+        found = self._question.ask(_ANSWER_S)
+        return None if found is None else msgspec.json.encode(found)
+
+    # The thread of a reload
+
+    def _prepare(self) -> Prepared:
+        """Read and check the file and load its encoders. Raises RedshankError if all is to stay as it is."""
+        if self.file is None:
+            raise ConfigurationError([Problem("reload", "a configuration file", "none")])
+        before, after = self.configuration, with_defaults(load_configuration(self.file))
+        problems = fixed_problems(str(self.file), before, after)
+        if problems:
+            raise ConfigurationError(problems)
+        choices = NewChoices(self.store)
+        same = named_encoders(before) & named_encoders(after)
+        loaded = {name: self.pipeline.encoders[name] for name, _ in same}
+        return Prepared(after, load_encoders(after, choices, loaded=loaded), choices.made)
+
     # The worker
 
     def _work(self) -> None:
@@ -336,6 +433,10 @@ class Agent(MqttEvents):
         saved = ticked = monotonic()
         while not self._stopping.is_set():
             self.moved_at = now = monotonic()
+            prepared = self.reloader.take()
+            if prepared is not None:
+                self._apply(prepared)
+            self._question.answer(self._status)
             for taken in self._take():
                 if isinstance(taken, Command):
                     self._obey(taken)
@@ -483,11 +584,13 @@ class Agent(MqttEvents):
                 if self.mqtt.publish(topic, msgspec.json.encode(stream.state()), qos=1, retain=True):
                     self._states[stream.name] = (key, now)
                     self._retained.add(topic)
+                    self._gone.discard(topic.removesuffix("/state"))
         if everything:
             streams = self.pipeline.streams.values()
             self._publish_heatmaps(
                 Heatmap(one.name, one.heatmap) for one in streams if isinstance(one, PictureStream) and one.heatmap
             )
+        if everything or self._gone:
             self._clear_gone()
         if everything or len(self._retained) != known:
             self._on_disk(lambda: self.store.set_retained(self._retained))
@@ -500,8 +603,81 @@ class Agent(MqttEvents):
         for topic in sorted(self._retained):
             name = topic.rpartition("/")[0]
             configured = any(name == root or name.startswith(f"{root}/") for root in roots)
-            if not configured and self.mqtt.publish(topic, b"", qos=1, retain=True):
+            if (not configured or name in self._gone) and self.mqtt.publish(topic, b"", qos=1, retain=True):
                 self._retained.discard(topic)
+        self._gone &= {topic.rpartition("/")[0] for topic in self._retained}
+
+    def _apply(self, prepared: Prepared) -> None:
+        """Go on under another configuration, between two batches."""
+        before, after = self.configuration, prepared.configuration
+        elsewhere = (before.broker.url, before.broker.client_id) != (after.broker.url, after.broker.client_id)
+        held = {} if elsewhere else self._held  # nothing is known of a session elsewhere
+        client = None
+        try:
+            if (before.broker, before.commands.enabled) != (after.broker, after.commands.enabled):
+                client = self._client(after, held)
+        except ConfigurationError as error:
+            self.reloader.refuse(error)
+            return
+        self.configuration = after
+        self._of_pictures = topics_of_pictures(after)
+        done = self.pipeline.reconfigure(after, prepared.encoders, time())
+        self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
+
+        def write() -> None:
+            for question, answer in prepared.choices.items():
+                self.store.choose(question, answer)
+            for stream in done.removed:
+                save(self.store, stream)  # it may come back
+
+        self._on_disk(write)
+        for stream in done.removed:
+            stream.begin_anew()  # others may have what it took
+            self._states.pop(stream.name, None)
+            self._gone.add(self.topics.state(stream.name).removesuffix("/state"))
+            self.telemetry.forget(stream.name)
+        self._commit(done.outcome)
+        self._publish_states(monotonic())
+        self.pipeline.restore = make_restore(self.store)
+        if client is None:
+            self.mqtt.resubscribe(subscriptions_of(after))
+        else:
+            self._move(client, held)
+        changes = entry_changes(before, after, self.pipeline.streams.values(), done)
+        self.reloader.apply(changes, reconnects=client is not None)
+
+    def _move(self, client: MqttClient, held: dict[str, int]) -> None:
+        """Go on with another connection. What the old one had taken over and not delivered is sent again."""
+        self.mqtt.stop()
+        self._forget_delivered()
+        self._handed, self._held = 0, held
+        self.mqtt = client
+        client.start()
+
+    def _status(self) -> Status:
+        """Return what is told of the agent and its streams."""
+        reloader, configuration, now = self.reloader, self.configuration, monotonic()
+        streams = self.pipeline.streams.values()
+        learning, firing = counted(streams)
+        return Status(
+            agent=configuration.agent.id,
+            version=version("redshank"),
+            at=time(),
+            uptime_s=round(now - self._started_at, 1),
+            configuration=ConfigurationStatus(
+                "" if self.file is None else str(self.file.resolve()),
+                reloader.generation,
+                reloader.loaded_at,
+                reloader.reloading,
+                reloader.done,
+                reloader.last,
+            ),
+            broker=BrokerStatus(configuration.broker.url, self.mqtt.connected),
+            streams_total=len(streams),
+            learning=learning,
+            firing=firing,
+            streams=stream_statuses(streams, now),
+        )
 
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry

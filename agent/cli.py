@@ -110,9 +110,10 @@ def _run(options: argparse.Namespace) -> int:
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
     return_memory()
-    agent = Agent(load_configuration(options.config))
+    agent = Agent(load_configuration(options.config), options.config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    signal.signal(signal.SIGHUP, lambda *_: agent.reload())
     agent.run()
     return 0
 

@@ -5,18 +5,18 @@ SQLite is used by the worker alone. A snapshot file is a line of magic, a checks
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import sqlite3
 import zlib
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from agent.adapters.statelock import StateLock
 from agent.errors import SnapshotError, StateError
 
 logger = logging.getLogger(__name__)
@@ -60,20 +60,20 @@ class Store:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         self.directory = directory
-        self._lock = _locked(directory)
+        self.lock = StateLock(directory)
         self.outbox_dropped = 0
         self.bytes_written = 0
         (directory / "streams").mkdir(exist_ok=True)
         try:
             self._database = _database(directory / "state.sqlite")
         except BaseException:
-            self._lock.close()
+            self.lock.close()
             raise
 
     def close(self) -> None:
         """Close the database and let the directory go."""
         self._database.close()
-        self._lock.close()
+        self.lock.close()
 
     def commit(self, alerts: list[AlertRow], outbox: list[OutboxRow]) -> None:
         """Write alert states and what they send in one transaction; durable when this returns."""
@@ -219,20 +219,6 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _locked(directory: Path) -> IO[bytes]:
-    """Return a file that holds the directory for this process alone; the system lets it go with the process."""
-    file = (directory / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StateError(
-            f"{directory}: expected a state directory of our own, found it in use; "
-            "stop the other agent or replay that uses it"
-        ) from error
-    return file
 
 
 def _write(path: Path, content: bytes) -> None:

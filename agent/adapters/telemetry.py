@@ -63,6 +63,19 @@ class Telemetry:
         self.budget_observed = gauge("false_alarms_observed", "Unconfirmed anomaly alerts so far", ("stream",))
         self.budget_ratio = gauge("false_alarm_budget_ratio", "Alerts so far over alerts promised", ("stream",))
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
+        self.reloads = counter(
+            "configuration_reloads_total", "Reloads of the configuration that were asked for", ("outcome",)
+        )
+        for outcome in ("applied", "refused"):
+            self.reloads.labels(outcome)
+        self.reload_successful = gauge(
+            "configuration_last_reload_successful", "0 while the file that was last read is not the one in force"
+        )
+        self.reload_successful.set(1)
+        self.configuration_loaded = gauge(
+            "configuration_loaded_timestamp_seconds", "When the configuration in force was read"
+        )
+        self.configuration_loaded.set(time())
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
@@ -130,6 +143,23 @@ class Telemetry:
             self.alerts.labels(stream, severity).inc()
         self.alert_firing.labels(stream).set(float(firing))
         logger.warning("%s: alert %s %s (%s)", stream, transition.id, transition.event.value, transition.kind.value)
+
+    def forget(self, stream: str) -> None:
+        """Tell nothing more of a stream that is no longer watched."""
+        for one in (
+            self.windows_encoded,
+            self.score,
+            self.p_value,
+            self.reference_size,
+            self.stream_phase,
+            self.alerts,
+            self.alert_firing,
+            self.budget_rate,
+            self.budget_promised,
+            self.budget_observed,
+            self.budget_ratio,
+        ):
+            one.remove_by_labels({"stream": stream})
 
     def commanded(self, command: str, outcome: str) -> None:
         """Count an operator's command."""
