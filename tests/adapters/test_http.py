@@ -37,9 +37,9 @@ def start(registry, health):
     servers = []
 
     def make(listen="127.0.0.1:0"):
-        servers.append(HttpServer(
-                listen, registry, lambda: health.healthy, lambda: health.ready, lambda: health.status
-            ))
+        servers.append(
+            HttpServer(listen, registry, lambda: health.healthy, lambda: health.ready, lambda: health.status)
+        )
         return servers[-1]
 
     yield make
