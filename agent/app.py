@@ -28,7 +28,7 @@ from agent.core.types import StreamPhase
 from agent.errors import ConfigurationError, Problem
 from agent.picture_stream import PictureStream
 from agent.pipeline import Heatmap, Outcome, Pipeline, wildcard_parts
-from agent.reconfiguration import entry_changes
+from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 
@@ -47,6 +47,7 @@ _STATE_S: Final = 60.0
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
+OUTDATED: Final = "of another encoder, runtime or setting"
 _LOOK_S: Final = 0.5  # between two looks of the main thread
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
@@ -135,7 +136,7 @@ def make_restore(store: Store) -> Callable[[Stream], Any]:
         if saved is None:
             return None
         if saved.get("signature") != stream.signature:
-            store.set_aside(stream.name, "of another encoder, runtime or setting")
+            store.set_aside(stream.name, OUTDATED)
             return None
         return saved["detector"]
 
@@ -629,6 +630,9 @@ class Agent(MqttEvents):
                 self.store.choose(question, answer)
             for stream in done.removed:
                 save(self.store, stream)  # it may come back
+            for name, fate in done.fates.items():
+                if fate is Fate.ANEW:
+                    self.store.set_aside(name, OUTDATED)
 
         self._on_disk(write)
         for stream in done.removed:

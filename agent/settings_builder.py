@@ -247,7 +247,7 @@ class Builder:
         field = types[0].tag_field
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.value == field:
-                if value.value in by_tag and isinstance(value, yaml.ScalarNode):
+                if isinstance(value, yaml.ScalarNode) and value.value in by_tag:
                     return by_tag[value.value]
                 self._lines[f"{path}.{field}"] = key.start_mark.line + 1
                 self.complain(f"{path}.{field}", f"one of {', '.join(by_tag)}", _found(value))

@@ -84,12 +84,11 @@ def _head(status: Status) -> list[str]:
     lines = [
         f"{_plain(status.agent)} {status.version}, up {duration(status.uptime_s)}; {_plain(broker.url)} {connected}",
         f"{status.streams_total} streams, {status.learning} learning, {status.firing} with an alert",
-        f"configuration {configuration.generation}, read at {loaded}",
+        f"configuration {configuration.generation} of {loaded}",
     ]
     if last is not None and last.outcome is ReloadOutcome.REFUSED:
         lines.append(
-            f"the file was refused at {moment(last.at, status.at)}, the one before it is in force: "
-            f"{_plain(last.problems[0])}"
+            f"the file of {moment(last.at, status.at)} was refused, that one is still in force: {_plain(last.problems[0])}"
         )
     return [*lines, ""]
 

@@ -77,7 +77,7 @@ def test_the_table_tells_of_each_stream_what_is_known():
     assert table(STATUS, 200) == [
         "pi 1.0, up 2 h; mqtt://localhost:1883 connected",
         "3 streams, 1 learning, 1 with an alert",
-        "configuration 2, read at 22:03 UTC",
+        "configuration 2 of 22:03 UTC",
         "",
         "stream   phase     msg/s  score  alarm at  references  learning  last alert",
         "pump/a   active        1   8.88      5.78        1000            anomaly since 22:12 UTC",
@@ -96,7 +96,7 @@ def test_learning_whose_end_is_not_known_and_a_refused_file_are_told():
     )
     lines = table(lost, 200)
     assert "mqtt://localhost:1883 away" in lines[0]
-    assert lines[3] == "the file was refused at 22:12 UTC, the one before it is in force: f:1 a: ?[2J"
+    assert lines[3] == "the file of 22:12 UTC was refused, that one is still in force: f:1 a: ?[2J"
     assert lines[6].split()[-1] == "?"
     assert lines[-1] == "and 2 more"
 

@@ -177,10 +177,13 @@ class Store:
         return None
 
     def set_aside(self, stream: str, reason: str) -> None:
-        """Rename a snapshot that cannot be used."""
+        """Rename a snapshot that cannot be used, if there is one."""
         path = self._path(stream)
         aside = path.with_suffix(".unusable")
-        path.replace(aside)
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return
         logger.warning("stream %s starts cold: its snapshot is %s; kept as %s", stream, reason, aside.name)
 
     def _path(self, stream: str) -> Path:

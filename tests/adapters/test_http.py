@@ -73,6 +73,13 @@ def test_health_and_readiness_are_told_apart_and_asked_anew_each_time(start, hea
             assert get(server, path) == ((200, "text/plain", "ok\n") if good else (503, "text/plain", "not ok\n"))
 
 
+def test_the_status_is_json_and_503_while_there_is_none(start, health):
+    server = start()
+    assert get(server, "/status") == (200, "application/json", "{}")
+    health.status = None
+    assert get(server, "/status") == (503, "text/plain", "not ok\n")
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/../metrics"])
 def test_any_other_path_is_404_and_says_what_there_is(start, path):
     status, _, body = get(start(), path)

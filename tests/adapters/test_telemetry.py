@@ -135,6 +135,18 @@ def test_an_alert_counts_when_raised_and_its_gauge_tells_whether_it_fires(teleme
     ]
 
 
+def test_of_a_stream_that_is_no_longer_watched_nothing_is_told(telemetry):
+    for stream in ("pump/a", "pump/b"):
+        telemetry.decided(stream, assessment(), time.time())
+        telemetry.transitioned(stream, transition(AlertEvent.RAISED), "warning", firing=True)
+        telemetry.stream_phase.labels(stream, "active").set(1)
+    telemetry.forget("pump/a")
+    told = generate_latest(telemetry.registry).decode()
+    assert "pump/a" not in told
+    assert 'redshank_alerts_total{severity="warning",stream="pump/b"} 1.0' in told
+    telemetry.forget("pump/a")
+
+
 def test_the_cap_on_streams_and_the_version_are_told(telemetry):
     from importlib.metadata import version  # noqa: PLC0415  only this test asks
 
