@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.status import Status, StreamStatus
 
 EVERY_S: Final = 1.0
-_HEADINGS: Final = ("stream", "phase", "msg/s", "score", "alarm at", "references", "learning", "last alert")
+_HEADINGS: Final = ("stream", "phase", "msg/s", "score", "alarm at", "known", "left", "last alert")
 _LEFT: Final = (0, 1, 7)  # columns that are words
 _LEAST_NAME: Final = 12
 _LEAST_ROWS: Final = 3
@@ -87,9 +87,8 @@ def _head(status: Status) -> list[str]:
         f"configuration {configuration.generation} of {loaded}",
     ]
     if last is not None and last.outcome is ReloadOutcome.REFUSED:
-        lines.append(
-            f"the file of {moment(last.at, status.at)} was refused, that one is still in force: {_plain(last.problems[0])}"
-        )
+        refused = moment(last.at, status.at)
+        lines.append(f"the file of {refused} was refused, that one is still in force: {_plain(last.problems[0])}")
     return [*lines, ""]
 
 

@@ -79,10 +79,10 @@ def test_the_table_tells_of_each_stream_what_is_known():
         "3 streams, 1 learning, 1 with an alert",
         "configuration 2 of 22:03 UTC",
         "",
-        "stream   phase     msg/s  score  alarm at  references  learning  last alert",
-        "pump/a   active        1   8.88      5.78        1000            anomaly since 22:12 UTC",
-        "tank/x   learning    0.1                            0     5 min",
-        "quiet/x  silent            0.50      6.00         100            silent, 13 November",
+        "stream   phase     msg/s  score  alarm at  known   left  last alert",
+        "pump/a   active        1   8.88      5.78   1000         anomaly since 22:12 UTC",
+        "tank/x   learning    0.1                       0  5 min",
+        "quiet/x  silent            0.50      6.00    100         silent, 13 November",
     ]
 
 
