@@ -10,12 +10,13 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 
 from agent.adapters.http import HttpServer
 from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
+from agent.adapters.pictures import PictureDecoder
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
@@ -48,6 +49,7 @@ _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked lat
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
 OUTDATED: Final = "of another encoder, runtime or setting"
+_VERSION: Final = version("redshank")
 _LOOK_S: Final = 0.5  # between two looks of the main thread
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
@@ -99,7 +101,9 @@ def load_encoders(
     *,
     loaded: Mapping[str, Encoder | PictureEncoder] | None = None,
 ) -> dict[str, Encoder | PictureEncoder]:
-    """Return every encoder that the streams name; `loaded` are there already. Raises BundleError.
+    """Return every encoder that the streams name; `loaded` are there already.
+
+    Raises BundleError, and ConfigurationError if no picture could be looked at: all is ignored, or Pillow is missing.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
@@ -117,6 +121,10 @@ def load_encoders(
         found[name] = encoder = load(bundle, runtime, file)
         if store is not None and chosen is None:
             store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
+    for one in configuration.streams:
+        if isinstance(one, ImageSettings):
+            height, width, _ = cast("PictureEncoder", found[one.encoder]).shape
+            PictureDecoder(one, height, width, configuration.agent.max_payload_bytes)  # tried before there is a picture
     return found
 
 
@@ -227,13 +235,13 @@ class Agent(MqttEvents):
         self._republish = False
         self.moved_at = self._started_at = monotonic()
         self._held = self.store.subscriptions()
-        self.mqtt = self._client(configuration, self._held)
+        self.mqtt = self._client(configuration, self._held, patient=False)
         self.reloader = Reloader(self._prepare, self._arrived.set, self.telemetry)
         self._question = Question(self._arrived.set)
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
 
-    def _client(self, configuration: Configuration, held: Mapping[str, int]) -> MqttClient:
+    def _client(self, configuration: Configuration, held: Mapping[str, int], *, patient: bool) -> MqttClient:
         """Return a client that is not started. Raises ConfigurationError."""
         return MqttClient(
             configuration.broker,
@@ -243,7 +251,7 @@ class Agent(MqttEvents):
             topic_prefix=configuration.agent.topic_prefix,
             known_subscriptions=held,
             commands=configuration.commands.enabled,
-            patient=self._ever_connected,
+            patient=patient,
         )
 
     # Called in the network thread
@@ -616,7 +624,7 @@ class Agent(MqttEvents):
         client = None
         try:
             if (before.broker, before.commands.enabled) != (after.broker, after.commands.enabled):
-                client = self._client(after, held)
+                client = self._client(after, held, patient=True)
         except ConfigurationError as error:
             self.reloader.refuse(error)
             return
@@ -665,7 +673,7 @@ class Agent(MqttEvents):
         learning, firing = counted(streams)
         return Status(
             agent=configuration.agent.id,
-            version=version("redshank"),
+            version=_VERSION,
             at=time(),
             uptime_s=round(now - self._started_at, 1),
             configuration=ConfigurationStatus(

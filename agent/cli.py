@@ -132,8 +132,7 @@ def _check(options: argparse.Namespace) -> int:
         sys.stdout.write(schema_text())
         return 0
     if options.file is None:
-        sys.stderr.write("redshank check: expected a configuration file or --schema, found neither\n")
-        return 2
+        parser().error("check: expected a configuration file or --schema, found neither")
     from agent.app import load_encoders  # noqa: PLC0415  as above
     from agent.checks import warnings  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above

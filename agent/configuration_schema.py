@@ -52,7 +52,6 @@ def _reference(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     """Return a reference to a settings type, which is defined at its first mention."""
     name = kind.__name__
     if name not in definitions:
-        definitions[name] = {}  # no type holds itself, but several hold the same
         definitions[name] = _object(kind, definitions)
     return {"$ref": f"#/$defs/{name}"}
 

@@ -280,6 +280,13 @@ def test_an_encoder_that_is_not_there_refuses_the_reload(changeable):
         agent._prepare()
 
 
+def test_pictures_of_which_nothing_is_left_refuse_the_reload(changeable):
+    agent, write = changeable
+    write("{name: gate, topic: a, kind: image, ignore: [[[0, 0], [1, 0], [1, 1], [0, 1]]]}")
+    with pytest.raises(ConfigurationError, match="something of the region is left"):
+        agent._prepare()
+
+
 def test_without_a_file_nothing_is_read_anew(agent):
     with pytest.raises(ConfigurationError, match="a configuration file"):
         agent._prepare()

@@ -55,7 +55,9 @@ def test_the_file_in_the_documents_is_current(capsys):
 
 
 def test_a_file_or_the_schema_must_be_asked_for(capsys):
-    assert main(["check"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["check"])
+    assert ended.value.code == 2
     assert "expected a configuration file or --schema" in capsys.readouterr().err
 
 
