@@ -244,23 +244,22 @@ class Pipeline:
         done = Reconfigured(Outcome([], [], []), {}, [])
         before, self._configuration, self.encoders = self._configuration, configuration, encoders
         limits = before.agent.max_payload_bytes, configuration.agent.max_payload_bytes
-        streams: dict[str, Stream] = {}
-        for old in self.streams.values():
+        for old in list(self.streams.values()):
             name, settings = self._configured(old.topic) or ("", None)
             if settings is None or name != old.name:
                 self._end_kinds(old, list(old.alerts), Ending.REMOVED, now, done.outcome)
-                done.removed.append(old)
+                done.removed.append(self.streams.pop(old.name))
                 continue
             stream, fate = old, Fate.UNCHANGED
             if settings != old.settings or limits[0] != limits[1]:
                 stream, fate = self._renewed(old, settings, now, done.outcome)
-            streams[name], done.fates[name] = stream, fate
-        self.streams, self._refused = streams, set()
-        self._by_topic = {stream.topic: stream for stream in streams.values()}
-        used = {id(stream.bank) for stream in streams.values() if isinstance(stream, SensorStream)}
+            self.streams[name], done.fates[name] = stream, fate
+        self._refused = set()
+        self._by_topic = {stream.topic: stream for stream in self.streams.values()}
+        used = {id(stream.bank) for stream in self.streams.values() if isinstance(stream, SensorStream)}
         self._banks = {key: bank for key, bank in self._banks.items() if id(bank) in used}
         if before.agent.false_alarms is not None:
-            for stream in streams.values():
+            for stream in self.streams.values():
                 stream.take_share(None)
         self._share_budget()
         return done
