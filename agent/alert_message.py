@@ -51,6 +51,7 @@ _ENDINGS: Final = {
     Ending.NORMAL: "looks normal again",
     Ending.ACCEPTED: "was accepted as normal",
     Ending.RELEARNT: "is learnt anew",
+    Ending.REMOVED: "is no longer watched",
 }
 
 
@@ -176,8 +177,10 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     """Return one sentence for a person, of at most MAX_SENTENCE characters; long names are shortened."""
     if transition.event is AlertEvent.CLEARED:
         lasted = transition.at - transition.started_at
-        what = _RECOVERED.get(transition.kind, _ENDINGS[transition.ending])
-        return _fitted(stream, f" {what} after {_duration(lasted)}")
+        what = _ENDINGS[transition.ending]
+        if transition.ending is Ending.NORMAL:
+            what = _RECOVERED.get(transition.kind, what)
+        return _fitted(stream, f" {what} after {duration(lasted)}")
     if transition.kind is AlertKind.SILENT:
         return _fitted(stream, " has fallen silent")
     assert found is not None  # only what an operator ended has none
@@ -187,9 +190,7 @@ def sentence(stream: str, transition: AlertTransition, found: dict[str, Any] | N
     if transition.kind is AlertKind.FROZEN:
         told, _, _ = written(first["value"], first["value"], first["value"], 0.0)
         since_s = transition.at - datetime.fromisoformat(found["unlike_since"]).timestamp()
-        return _fitted(
-            stream, ": ", first["name"], f" has not changed for {_duration(since_s)}, and is stuck at {told}"
-        )
+        return _fitted(stream, ": ", first["name"], f" has not changed for {duration(since_s)}, and is stuck at {told}")
     now = " now" if transition.event is AlertEvent.UPDATED else ""
     since = moment(datetime.fromisoformat(found["unlike_since"]).timestamp(), transition.at)
     return _fitted(stream, f":{now} ", first["name"], f" {_did(first, found['view'], since, _others(found))}")
@@ -204,7 +205,8 @@ def _looks(transition: AlertTransition, found: dict[str, Any]) -> str:
     return f"looks{now} unlike any picture since {since}, most of all at the {first['where']}{tile}"
 
 
-def _duration(lasted_s: float) -> str:
+def duration(lasted_s: float) -> str:
+    """Return how long something lasted, as a person says it: `13 s`, `5 min`, `3 h`, `2 days`."""
     unit_s, unit = next((unit_s, unit) for least_s, unit_s, unit in _LASTED if lasted_s >= least_s or not least_s)
     return f"{lasted_s / unit_s:.0f} {unit}"
 

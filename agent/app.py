@@ -7,15 +7,17 @@ import sqlite3
 import threading
 from collections import deque
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 
 from agent.adapters.http import HttpServer
 from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
+from agent.adapters.pictures import PictureDecoder
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
@@ -23,10 +25,14 @@ from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
 from agent.commands import Commander
-from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id
+from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
+from agent.errors import ConfigurationError, Problem
 from agent.pipeline import Outcome, Pipeline, wildcard_parts
 from agent.publications import Publications, announcements_of
+from agent.reconfiguration import Fate, entry_changes
+from agent.reload import Prepared, Reloader, fixed_problems
+from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +48,10 @@ _TURN_S: Final = 0.25
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
 _COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
+OUTDATED: Final = "of another encoder, runtime or setting"
+_VERSION: Final = version("redshank")
+_LOOK_S: Final = 0.5  # between two looks of the main thread
+_ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
 
 def with_defaults(configuration: Configuration) -> Configuration:
@@ -51,25 +61,71 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-def load_encoders(configuration: Configuration, store: Store | None = None) -> dict[str, Encoder | PictureEncoder]:
-    """Return every encoder that the streams name. Raises BundleError.
+class Choices(Protocol):
+    """Where it is kept which variant on which runtime is fastest."""
+
+    def choice(self, question: str) -> str | None:
+        """Return what was chosen before, None if nothing was."""
+        ...
+
+    def choose(self, question: str, answer: str) -> None:
+        """Remember a choice."""
+        ...
+
+
+class NewChoices:
+    """Choices of a reload: those of the store, and new ones, which the worker has yet to store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.made: dict[str, str] = {}
+
+    def choice(self, question: str) -> str | None:
+        """Return what was chosen before, None if nothing was."""
+        return self.made.get(question) or self._store.choice(question)
+
+    def choose(self, question: str, answer: str) -> None:
+        """Remember a choice."""
+        self.made[question] = answer
+
+
+def named_encoders(configuration: Configuration) -> set[tuple[str, bool]]:
+    """Return the name of every encoder that the streams name, and whether it is for pictures."""
+    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
+    return named - {(NO_ENCODER, False)}
+
+
+def load_encoders(
+    configuration: Configuration,
+    store: Choices | None = None,
+    *,
+    loaded: Mapping[str, Encoder | PictureEncoder] | None = None,
+) -> dict[str, Encoder | PictureEncoder]:
+    """Return every encoder that the streams name; `loaded` are there already.
+
+    Raises BundleError, and ConfigurationError if no picture could be looked at: all is ignored, or Pillow is missing.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
     made with.
     """
-    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
-    loaded: dict[str, Encoder | PictureEncoder] = {}
-    for name, of_pictures in sorted(named - {(NO_ENCODER, False)}):
+    found: dict[str, Encoder | PictureEncoder] = dict(loaded or {})
+    for name, of_pictures in sorted(named_encoders(configuration)):
+        if name in found:
+            continue
         bundle = find_bundle(name)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
         runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
         load = load_picture_encoder if of_pictures else load_encoder
-        loaded[name] = encoder = load(bundle, runtime, file)
+        found[name] = encoder = load(bundle, runtime, file)
         if store is not None and chosen is None:
             store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
-    return loaded
+    for one in configuration.streams:
+        if isinstance(one, ImageSettings):
+            height, width, _ = cast("PictureEncoder", found[one.encoder]).shape
+            PictureDecoder(one, height, width, configuration.agent.max_payload_bytes)  # tried before there is a picture
+    return found
 
 
 def make_restore(store: Store) -> Callable[[Stream], Any]:
@@ -88,7 +144,7 @@ def make_restore(store: Store) -> Callable[[Stream], Any]:
         if saved is None:
             return None
         if saved.get("signature") != stream.signature:
-            store.set_aside(stream.name, "of another encoder, runtime or setting")
+            store.set_aside(stream.name, OUTDATED)
             return None
         return saved["detector"], store.additions(stream.name)
 
@@ -121,6 +177,21 @@ def save(store: Store, stream: Stream) -> None:
     stream.saved()
 
 
+def subscriptions_of(configuration: Configuration) -> list[tuple[str, int]]:
+    """Return filter and QoS of each entry."""
+    return [(stream.topic, stream.qos) for stream in configuration.streams]
+
+
+def connection_of(configuration: Configuration) -> tuple[object, ...]:
+    """Return all that a connection is made with: where it differs, a new one is made."""
+    return configuration.broker, configuration.commands.enabled, configuration.homeassistant
+
+
+def topics_of_pictures(configuration: Configuration) -> list[str]:
+    """Return the filters of what carries pictures."""
+    return [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
+
+
 class QueuedPicture:
     """A picture that waits for the worker. When a newer one of its topic comes, its payload is let go."""
 
@@ -140,8 +211,9 @@ class QueuedPicture:
 class Agent(MqttEvents):
     """The daemon: a network thread that enqueues, and one worker that does the rest."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, file: Path | None = None) -> None:
         self.configuration = configuration = with_defaults(configuration)
+        self.file = file
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams, agent.memory_limit_bytes, [one.value for one in RejectReason])
         self.store = Store(Path(agent.state_dir))
@@ -159,7 +231,7 @@ class Agent(MqttEvents):
         self.refused: RefusedError | None = None
         self._queue: deque[InboundMessage | QueuedPicture | Command] = deque()
         self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
-        self._of_pictures = [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
+        self._of_pictures = topics_of_pictures(configuration)
         self._queue_lock = threading.Lock()
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
@@ -171,20 +243,9 @@ class Agent(MqttEvents):
         self._told_dropped = 0
         self._ever_connected = False
         self._connected_since: float | None = None
-        self.moved_at = self._saved_at = monotonic()
+        self.moved_at = self._saved_at = self._started_at = monotonic()
         self._held = self.store.subscriptions()
-        announcements = announcements_of(configuration, self.topics)
-        self.mqtt = MqttClient(
-            configuration.broker,
-            agent_id=agent.id,
-            subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
-            events=self,
-            topic_prefix=agent.topic_prefix,
-            known_subscriptions=self._held,
-            commands=configuration.commands.enabled,
-            noticed=None if announcements is None else announcements.settings.status_topic,
-            own_prefixes=() if announcements is None else (announcements.own_prefix,),
-        )
+        self.mqtt = self._client(configuration, self._held, patient=False)
         self.publications = Publications(
             configuration,
             self.topics,
@@ -192,11 +253,29 @@ class Agent(MqttEvents):
             self.mqtt,
             self.store,
             self.telemetry,
-            announcements,
+            announcements_of(configuration, self.topics),
             self._on_disk,
         )
+        self.reloader = Reloader(self._prepare, self._arrived.set, self.telemetry)
+        self._question = Question(self._arrived.set)
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
         self.http: HttpServer | None = None
+
+    def _client(self, configuration: Configuration, held: Mapping[str, int], *, patient: bool) -> MqttClient:
+        """Return a client that is not started. Raises ConfigurationError."""
+        announcements = announcements_of(configuration, self.topics)
+        return MqttClient(
+            configuration.broker,
+            agent_id=configuration.agent.id,
+            subscriptions=subscriptions_of(configuration),
+            events=self,
+            topic_prefix=configuration.agent.topic_prefix,
+            known_subscriptions=held,
+            commands=configuration.commands.enabled,
+            noticed=None if announcements is None else announcements.settings.status_topic,
+            own_prefixes=() if announcements is None else (announcements.own_prefix,),
+            patient=patient,
+        )
 
     # Called in the network thread
 
@@ -305,13 +384,20 @@ class Agent(MqttEvents):
                 self.telemetry.registry,
                 self.healthy,
                 self.ready,
+                self.status,
             )
+            self.store.lock.listens(self.configuration.metrics.listen)
             self._worker.start()
             self.mqtt.start()
             notify("READY=1")
             watchdog_s = watchdog_interval_s()
             try:
-                while not self._stopping.wait(watchdog_s or 1.0):
+                told = monotonic()
+                while not self._stopping.wait(min(watchdog_s or _LOOK_S, _LOOK_S)):
+                    self.reloader.look()
+                    if monotonic() - told < (watchdog_s or _LOOK_S):
+                        continue
+                    told = monotonic()
                     notify(f"STATUS={self.summary()}")
                     if watchdog_s is not None and self.healthy():
                         notify("WATCHDOG=1")
@@ -348,6 +434,30 @@ class Agent(MqttEvents):
         broker = "connected" if self.mqtt.connected else "broker away"
         return f"{broker}, {len(streams)} streams, {learning} learning"
 
+    def reload(self) -> None:
+        """Ask for the configuration to be read anew; safe in a signal handler."""
+        self.reloader.asked = True
+
+    def status(self) -> bytes | None:
+        """Return what /status answers, None while the worker is too busy. Called in the threads of the HTTP server."""
+        found = self._question.ask(_ANSWER_S)
+        return None if found is None else msgspec.json.encode(found)
+
+    # The thread of a reload
+
+    def _prepare(self) -> Prepared:
+        """Read and check the file and load its encoders. Raises RedshankError if all is to stay as it is."""
+        if self.file is None:
+            raise ConfigurationError([Problem("reload", "a configuration file", "none")])
+        before, after = self.configuration, with_defaults(load_configuration(self.file))
+        problems = fixed_problems(str(self.file), before, after)
+        if problems:
+            raise ConfigurationError(problems)
+        choices = NewChoices(self.store)
+        same = named_encoders(before) & named_encoders(after)
+        loaded = {name: self.pipeline.encoders[name] for name, _ in same}
+        return Prepared(after, load_encoders(after, choices, loaded=loaded), choices.made)
+
     # The worker
 
     def _work(self) -> None:
@@ -361,6 +471,10 @@ class Agent(MqttEvents):
         saved = ticked = monotonic()
         while not self._stopping.is_set():
             self.moved_at = now = monotonic()
+            prepared = self.reloader.take()
+            if prepared is not None:
+                self._apply(prepared)
+            self._question.answer(self._status)
             for taken in self._take():
                 if isinstance(taken, Command):
                     self._obey(taken)
@@ -476,6 +590,81 @@ class Agent(MqttEvents):
         if seqs and self._on_disk(lambda: self.store.delivered(seqs)):
             for _ in seqs:
                 self._delivered.popleft()
+
+    def _apply(self, prepared: Prepared) -> None:
+        """Go on under another configuration, between two batches."""
+        before, after = self.configuration, prepared.configuration
+        elsewhere = (before.broker.url, before.broker.client_id) != (after.broker.url, after.broker.client_id)
+        held = {} if elsewhere else self._held  # nothing is known of a session elsewhere
+        client = None
+        announcements = announcements_of(after, self.topics)
+        try:
+            if connection_of(before) != connection_of(after):
+                client = self._client(after, held, patient=True)
+        except ConfigurationError as error:
+            self.reloader.refuse(error)
+            return
+        self.configuration = after
+        self._of_pictures = topics_of_pictures(after)
+        done = self.pipeline.reconfigure(after, prepared.encoders, time())
+        self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
+
+        def write() -> None:
+            for question, answer in prepared.choices.items():
+                self.store.choose(question, answer)
+            for stream in done.removed:
+                save(self.store, stream)  # it may come back
+            for name, fate in done.fates.items():
+                if fate is Fate.ANEW:
+                    self.store.set_aside(name, OUTDATED)
+
+        self._on_disk(write)
+        for stream in done.removed:
+            stream.begin_anew()  # others may have what it took
+            self.telemetry.forget(stream.name)
+        self.publications.configure(after, announcements, [stream.name for stream in done.removed])
+        self._commit(done.outcome)
+        self.publications.publish(monotonic(), time())
+        self.pipeline.restore = make_restore(self.store)
+        if client is None:
+            self.mqtt.resubscribe(subscriptions_of(after))
+        else:
+            self._move(client, held)
+        changes = entry_changes(before, after, self.pipeline.streams.values(), done)
+        self.reloader.apply(changes, reconnects=client is not None)
+
+    def _move(self, client: MqttClient, held: dict[str, int]) -> None:
+        """Go on with another connection. What the old one had taken over and not delivered is sent again."""
+        self.mqtt.stop()
+        self._forget_delivered()
+        self._handed, self._held = 0, held
+        self.mqtt = self.publications.mqtt = client
+        client.start()
+
+    def _status(self) -> Status:
+        """Return what is told of the agent and its streams."""
+        reloader, configuration, now = self.reloader, self.configuration, monotonic()
+        streams = self.pipeline.streams.values()
+        learning, firing = counted(streams)
+        return Status(
+            agent=configuration.agent.id,
+            version=_VERSION,
+            at=time(),
+            uptime_s=round(now - self._started_at, 1),
+            configuration=ConfigurationStatus(
+                "" if self.file is None else str(self.file.resolve()),
+                reloader.generation,
+                reloader.loaded_at,
+                reloader.reloading,
+                reloader.done,
+                reloader.last,
+            ),
+            broker=BrokerStatus(configuration.broker.url, self.mqtt.connected),
+            streams_total=len(streams),
+            learning=learning,
+            firing=firing,
+            streams=stream_statuses(streams, now),
+        )
 
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry

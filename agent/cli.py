@@ -40,12 +40,19 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="the daemon")
     run.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     check = commands.add_parser("check", help="validate a configuration; prints every problem with its line")
-    check.add_argument("file", type=Path)
+    check.add_argument("file", type=Path, nargs="?")
+    check.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration, for editors")
     check.add_argument(
         "--draw", type=Path, metavar="PICTURE", help="draw region, tiles and ignored areas over a picture"
     )
     check.add_argument("--stream", help="the stream of pictures to draw for")
     check.add_argument("--out", type=Path, default=Path("drawn.png"), help="where to draw; default: %(default)s")
+    status = commands.add_parser("status", help="a live table of the running agent's streams")
+    status.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    status.add_argument("--once", action="store_true", help="print it once; so does a pipe")
+    status.add_argument("--json", action="store_true", help="print the agent's answer as it is, once")
+    reload = commands.add_parser("reload", help="let the running agent apply its changed configuration")
+    reload.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     record = commands.add_parser("record", help="record what arrives, for replay")
     record.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     record.add_argument("--out", type=Path, required=True)
@@ -110,14 +117,22 @@ def _run(options: argparse.Namespace) -> int:
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
     return_memory()
-    agent = Agent(load_configuration(options.config))
+    agent = Agent(load_configuration(options.config), options.config)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    signal.signal(signal.SIGHUP, lambda *_: agent.reload())
     agent.run()
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.schema:
+        from agent.configuration_schema import schema_text  # noqa: PLC0415  as above
+
+        sys.stdout.write(schema_text())
+        return 0
+    if options.file is None:
+        parser().error("check: expected a configuration file or --schema, found neither")
     from agent.app import load_encoders  # noqa: PLC0415  as above
     from agent.checks import warnings  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
@@ -135,6 +150,40 @@ def _check(options: argparse.Namespace) -> int:
         options.out.write_bytes(draw(options.draw.read_bytes(), settings))
         sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
     sys.stdout.write(f"{options.file}: good, {len(configuration.streams)} streams\n")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from agent.config import whereabouts  # noqa: PLC0415  as above
+    from agent.remote import RemoteAgent  # noqa: PLC0415  as above
+    from agent.status_view import show  # noqa: PLC0415  as above
+
+    agent = RemoteAgent(*whereabouts(options.config))  # a file that was refused must not keep one from looking
+    if options.json:
+        import msgspec  # noqa: PLC0415  as above
+
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(agent.status())).decode() + "\n")
+    else:
+        show(agent, once=options.once)
+    return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+    from agent.remote import RemoteAgent  # noqa: PLC0415  as above
+
+    configuration = load_configuration(options.config)
+    agent = RemoteAgent(configuration.agent.state_dir, configuration.metrics.listen)
+    result = agent.reload(options.config)
+    for problem in result.problems:
+        sys.stderr.write(f"{problem}\n")
+    if result.problems:
+        sys.stderr.write("the agent refused this configuration and keeps the one that it had\n")
+        return EXIT_CONFIGURATION
+    for change in result.streams:
+        sys.stdout.write(f"{change}\n")
+    if result.reconnects:
+        sys.stdout.write("the agent connects anew\n")
     return 0
 
 
@@ -298,6 +347,8 @@ def _shape(shape: list[int]) -> str:
 _COMMANDS: Final = {
     "run": _run,
     "check": _check,
+    "status": _status,
+    "reload": _reload,
     "record": _record,
     "replay": _replay,
     "prime": _prime,

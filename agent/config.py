@@ -153,7 +153,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
 
 
 # What numbers must at least be.
-_LEAST: Final[dict[type, dict[str, int]]] = {
+LEAST: Final[dict[type, dict[str, int]]] = {
     AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
     SensorSettings: {"stride": 1, "carry_limit": 0},
     ReferenceSettings: {"size": 100, "warm_up": 100},
@@ -163,12 +163,12 @@ _LEAST: Final[dict[type, dict[str, int]]] = {
     PictureAlertSettings: {"after": 1, "clear_after": 1},
     BrokerSettings: {"receive_maximum": 1},
 }
-_MOST: Final[dict[type, dict[str, int]]] = {
+MOST: Final[dict[type, dict[str, int]]] = {
     SensorSettings: {"carry_limit": 1000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
     PictureReferenceSettings: {"size": 5000},
 }
-_POSITIVE: Final[dict[type, tuple[str, ...]]] = {
+POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
     SensorSettings: ("period_s", "season_s"),
     ImageSettings: ("every_s",),
@@ -203,6 +203,15 @@ def load_configuration(path: Path) -> Configuration:
     if builder.problems:
         raise ConfigurationError(builder.problems)
     return msgspec.convert(made, Configuration)
+
+
+def whereabouts(path: Path) -> tuple[str, str]:
+    """Return the state directory and where the agent listens, of a file that may be wrong elsewhere. Raises OSError."""
+    builder = Builder(str(path), path.read_bytes()[:MAX_FILE_BYTES])
+    builder.build(Configuration)
+    agent: Any = builder.made.get("agent", AgentSettings())
+    metrics: Any = builder.made.get("metrics", MetricsSettings())
+    return agent.state_dir, metrics.listen
 
 
 def _cross_check(builder: Builder) -> None:
@@ -254,15 +263,15 @@ def _cross_check(builder: Builder) -> None:
                 builder.complain(f"{path}.zone", "a time zone such as Europe/Berlin", repr(made.zone))
         elif isinstance(made, Configuration) and not made.streams:
             builder.complain("streams", "at least one stream", "none", "add one")
-        for field, least in _LEAST.get(type(made), {}).items():
+        for field, least in LEAST.get(type(made), {}).items():
             value = getattr(made, field)
             if value is not None and value < least:
                 builder.complain(f"{path}.{key_of(field)}", f"at least {least}", repr(value))
-        for field, most in _MOST.get(type(made), {}).items():
+        for field, most in MOST.get(type(made), {}).items():
             value = getattr(made, field)
             if value > most:
                 builder.complain(f"{path}.{key_of(field)}", f"at most {most}", repr(value))
-        for field in _POSITIVE.get(type(made), ()):
+        for field in POSITIVE.get(type(made), ()):
             value = getattr(made, field)
             if value is not None and value <= 0:
                 builder.complain(f"{path}.{key_of(field)}", "more than 0", repr(value))

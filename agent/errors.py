@@ -38,6 +38,10 @@ class ListenError(RedshankError):
     """The address for metrics and health cannot be taken."""
 
 
+class RemoteError(RedshankError):
+    """The running agent cannot be asked, or does not answer."""
+
+
 class StateError(RedshankError):
     """The state directory's database can be neither used nor replaced."""
 

@@ -24,6 +24,7 @@ from agent.core.types import Assessment, Frame, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
+from agent.reconfiguration import Fate, Reconfigured
 from agent.stream import SensorStream, Stream, alert_row
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ class Pipeline:
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self._configuration = configuration
-        self._encoders = encoders
+        self.encoders = encoders
         self._topics = topics
         self._observer = observer
-        self._restore = restore  # (stream) -> snapshot and what was added to it, or None
+        self.restore = restore  # (stream) -> snapshot and what was added to it, or None
         self._by_topic: dict[str, Stream | None] = {}
         self._refused: set[str] = set()
         self._workspace = Workspace()
@@ -192,10 +193,8 @@ class Pipeline:
         """Return the stream of a concrete topic, made at its first message; None if there is none for it."""
         if topic in self._by_topic:
             return self._by_topic[topic]
-        for settings in self._configuration.streams:
-            parts = wildcard_parts(settings.topic, topic)
-            if parts is None:
-                continue
+        found = self._configured(topic)
+        if found is not None:
             if len(topic.encode()) > MAX_TOPIC_BYTES:
                 raise PayloadRejected(RejectReason.TOO_LARGE)
             if topic in self._refused:
@@ -204,12 +203,24 @@ class Pipeline:
                 if len(self._refused) < self._configuration.agent.max_streams:
                     self._refused.add(topic)
                 raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
-            stream = self._make(stream_name(settings.name, parts), topic, settings)
+            name, settings = found
+            stream = self._make(name, topic, settings)
+            saved = self.restore(stream) if self.restore is not None else None
+            if saved is not None:
+                stream.restore(*saved)
             self._by_topic[topic] = self.streams[stream.name] = stream
             self._share_budget()
             return stream
         if len(self._by_topic) < 2 * self._configuration.agent.max_streams:
             self._by_topic[topic] = None
+        return None
+
+    def _configured(self, topic: str) -> tuple[str, StreamSettings] | None:
+        """Return name and settings of a topic's stream: the first entry that matches takes it."""
+        for settings in self._configuration.streams:
+            parts = wildcard_parts(settings.topic, topic)
+            if parts is not None:
+                return stream_name(settings.name, parts), settings
         return None
 
     def _share_budget(self) -> None:
@@ -222,8 +233,50 @@ class Pipeline:
             if stream.settings.alert.false_alarms is None:
                 stream.take_share(each)
 
+    def reconfigure(
+        self, configuration: Configuration, encoders: Mapping[str, Encoder | PictureEncoder], now: float
+    ) -> Reconfigured:
+        """Go on under another configuration of the same agent, between two batches.
+
+        Streams whose settings are the same are not touched. Others are made anew, and take up what they had learnt as
+        they would after a restart. Alerts end where that is not possible, and where a stream is no longer configured.
+        """
+        done = Reconfigured(Outcome([], [], []), {}, [])
+        before, self._configuration, self.encoders = self._configuration, configuration, encoders
+        limits = before.agent.max_payload_bytes, configuration.agent.max_payload_bytes
+        for old in list(self.streams.values()):
+            name, settings = self._configured(old.topic) or ("", None)
+            if settings is None or name != old.name:
+                self._end_kinds(old, list(old.alerts), Ending.REMOVED, now, done.outcome)
+                done.removed.append(self.streams.pop(old.name))
+                continue
+            stream, fate = old, Fate.UNCHANGED
+            if settings != old.settings or limits[0] != limits[1]:
+                stream, fate = self._renewed(old, settings, now, done.outcome)
+            self.streams[name], done.fates[name] = stream, fate
+        self._refused = set()
+        self._by_topic = {stream.topic: stream for stream in self.streams.values()}
+        used = {id(stream.bank) for stream in self.streams.values() if isinstance(stream, SensorStream)}
+        self._banks = {key: bank for key, bank in self._banks.items() if id(bank) in used}
+        if before.agent.false_alarms is not None:
+            for stream in self.streams.values():
+                stream.take_share(None)
+        self._share_budget()
+        return done
+
+    def _renewed(self, old: Stream, settings: StreamSettings, now: float, outcome: Outcome) -> tuple[Stream, Fate]:
+        """Return the stream that takes the place of one whose settings were others, and whether it learns anew."""
+        stream = self._make(old.name, old.topic, settings)
+        kept = stream.signature == old.signature
+        if not kept:
+            kinds = [kind for kind in old.alerts if kind is not AlertKind.SILENT]
+            self._end_kinds(old, kinds, Ending.RELEARNT, now, outcome)
+        stream.follow(old, kept=kept)
+        old.begin_anew()  # what it had learnt is let go
+        return stream, Fate.CHANGED if kept else Fate.ANEW
+
     def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
-        encoder = self._encoders.get(settings.encoder_name)
+        encoder = self.encoders.get(settings.encoder_name)
         agent = self._configuration.agent
         stream: Stream
         if isinstance(settings, ImageSettings):
@@ -233,9 +286,6 @@ class Pipeline:
             windows = cast("Encoder | None", encoder)
             bank = self._bank(settings, windows)
             stream = SensorStream(name, topic, settings, windows, bank, agent.id, agent.max_payload_bytes)
-        saved = self._restore(stream) if self._restore is not None else None
-        if saved is not None:
-            stream.restore(*saved)
         return stream
 
     def _bank(self, settings: SensorSettings, encoder: Encoder | None) -> DetectorBank:
@@ -258,7 +308,7 @@ class Pipeline:
             transition = machine.observe(at, odd=False)
             if transition is not None:
                 self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
-        stream.heard_elapsed_s, stream.heard_at = elapsed_s, at
+        stream.hear(at, elapsed_s)
 
     def _push(self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome) -> None:
         arrival, due = stream.detector.push(sample)
@@ -489,14 +539,20 @@ class Pipeline:
 
     def end_alerts(self, stream: Stream, ending: Ending, now: float, outcome: Outcome) -> None:
         """End the stream's anomaly alert, whether it is pending or fires, because the operator said so."""
-        machine = stream.alerts[AlertKind.ANOMALY]
+        self._end_kinds(stream, [AlertKind.ANOMALY], ending, now, outcome)
+
+    def _end_kinds(
+        self, stream: Stream, kinds: Iterable[AlertKind], ending: Ending, now: float, outcome: Outcome
+    ) -> None:
         stream.release()
-        transition = machine.end(ending)
-        outcome.alerts.append(alert_row(stream, machine))
-        if transition is not None:
-            threshold = stream.budget.threshold
-            score = None if stream.assessment is None else stream.assessment.score
-            self._publish(stream, transition, now, outcome, None, score, threshold)
+        for kind in kinds:
+            machine = stream.alerts[kind]
+            transition = machine.end(ending)
+            outcome.alerts.append(alert_row(stream, machine))
+            if transition is not None:
+                found = stream.assessment if kind is AlertKind.ANOMALY else None
+                score = None if found is None else found.score
+                self._publish(stream, transition, now, outcome, None, score, stream.budget.threshold)
 
 
 def judge(

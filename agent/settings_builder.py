@@ -19,8 +19,8 @@ from agent.core.types import Budget, Change, Settings
 from agent.errors import Problem
 
 MAX_DEPTH: Final = 20
-_DURATIONS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_SIZES: Final = {
+DURATIONS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+SIZES: Final = {
     "B": 1,
     "kB": 10**3,
     "KB": 10**3,
@@ -30,7 +30,7 @@ _SIZES: Final = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
-_SPANS: Final = {
+SPANS: Final = {
     "second": 1.0,
     "minute": 60.0,
     "hour": 3600.0,
@@ -45,7 +45,7 @@ _CHANGE: Final = re.compile(r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*(%?)")
 _QUIET: Final = re.compile(r"(\d\d?):([0-5]\d)\s*-\s*(\d\d?):([0-5]\d)")
 _DAY_MINUTES: Final = 1440
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
-_EXAMPLES: Final = {
+EXAMPLES: Final = {
     "duration": "a duration such as 500ms, 30s, 5m or 1d",
     "size": "a size such as 1MB or 256MiB",
 }
@@ -68,17 +68,17 @@ for _tag, _pattern, _first in (
 def parse_duration(text: str) -> float:
     """Return seconds. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip())
-    if match is None or match[2] not in _DURATIONS:
+    if match is None or match[2] not in DURATIONS:
         raise ValueError(text)
-    return float(match[1]) * _DURATIONS[match[2]]
+    return float(match[1]) * DURATIONS[match[2]]
 
 
 def parse_size(text: str) -> int:
     """Return bytes. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip())
-    if match is None or match[2] not in _SIZES:
+    if match is None or match[2] not in SIZES:
         raise ValueError(text)
-    return int(float(match[1]) * _SIZES[match[2]])
+    return int(float(match[1]) * SIZES[match[2]])
 
 
 def parse_budget(text: str) -> Budget:
@@ -89,9 +89,9 @@ def parse_budget(text: str) -> Budget:
     per = float(match[2] or 1)
     if match[3] == "decision" and per > 0:
         return Budget(count=float(match[1]), per_decisions=per, text=text.strip())
-    if match[3] not in _SPANS or per <= 0:
+    if match[3] not in SPANS or per <= 0:
         raise ValueError(text)
-    return Budget(count=float(match[1]), per_s=per * _SPANS[match[3]], text=text.strip())
+    return Budget(count=float(match[1]), per_s=per * SPANS[match[3]], text=text.strip())
 
 
 def parse_change(text: str) -> Change:
@@ -115,7 +115,7 @@ def parse_quiet_span(text: str) -> QuietSpan:
 
 
 # Settings that are written as words: their parser, and what is expected.
-_WORDS: Final[dict[type, tuple[Callable[[str], Settings], str]]] = {
+WORDS: Final[dict[type, tuple[Callable[[str], Settings], str]]] = {
     Budget: (parse_budget, "a budget such as `1 per week` or `1 per 1000 decisions`"),
     Change: (parse_change, "a number of at least 0 such as 0.5, or a share of the usual value such as 10 %"),
     QuietSpan: (parse_quiet_span, "a span of the day such as 22:00-06:00"),
@@ -216,12 +216,12 @@ class Builder:
         word = (info.extra or {}).get("parse") if isinstance(info, msgspec.inspect.Metadata) else None
         if word is not None:
             parse = parse_duration if word == "duration" else parse_size
-            return self._word(parse, _EXAMPLES[word], node, path)
+            return self._word(parse, EXAMPLES[word], node, path)
         if isinstance(info, msgspec.inspect.Metadata):
             info = info.type
         if isinstance(info, msgspec.inspect.StructType):
-            if info.cls in _WORDS:
-                return self._word(*_WORDS[info.cls], node, path)
+            if info.cls in WORDS:
+                return self._word(*WORDS[info.cls], node, path)
             return self._struct(info.cls, node, path, depth)
         if isinstance(info, msgspec.inspect.ListType | msgspec.inspect.VarTupleType):
             if not isinstance(node, yaml.SequenceNode):
@@ -247,7 +247,7 @@ class Builder:
         field = types[0].tag_field
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.value == field:
-                if value.value in by_tag and isinstance(value, yaml.ScalarNode):
+                if isinstance(value, yaml.ScalarNode) and value.value in by_tag:
                     return by_tag[value.value]
                 self._lines[f"{path}.{field}"] = key.start_mark.line + 1
                 self.complain(f"{path}.{field}", f"one of {', '.join(by_tag)}", _found(value))

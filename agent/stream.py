@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agent.ports import Encoder
 
 SNAPSHOT_SCHEMA: Final = 6
+_SMOOTH: Final = 16  # messages that the time between two of them is the mean of, about
 
 
 class Stream(ABC):
@@ -55,6 +56,8 @@ class Stream(ABC):
         }
         self.heard_elapsed_s: float | None = None
         self.heard_at = 0.0
+        self._spoke_s: float | None = None  # when it was last heard since the start
+        self._beat_s: float | None = None  # between two messages, smoothed
         self.assessment: Assessment | Looked | None = None
         self._share: Budget | None = None  # of the agent's budget
 
@@ -153,10 +156,36 @@ class Stream(ABC):
         """Tell whether one of its alerts fires."""
         return any(machine.state is AlertState.FIRING for machine in self.alerts.values())
 
-    def take_share(self, budget: Budget) -> None:
-        """Promise this stream's share of the agent's budget."""
+    def hear(self, at: float, elapsed_s: float) -> None:
+        """Note the arrival of a message: wall-clock time, and a monotonic clock."""
+        if self._spoke_s is not None:
+            passed_s, beat_s = elapsed_s - self._spoke_s, self._beat_s
+            if beat_s is not None:  # one long silence changes little
+                passed_s = beat_s + (min(passed_s, _SMOOTH * beat_s) - beat_s) / _SMOOTH
+            self._beat_s = max(passed_s, 1e-6)
+        self._spoke_s = self.heard_elapsed_s = elapsed_s
+        self.heard_at = at
+
+    def rate(self, elapsed_s: float) -> float | None:
+        """Return messages per second, None before the second one; what stays away lowers it."""
+        if self._beat_s is None or self._spoke_s is None:
+            return None
+        return 1.0 / max(self._beat_s, elapsed_s - self._spoke_s)
+
+    def take_share(self, budget: Budget | None) -> None:
+        """Promise this stream's share of the agent's budget; None: its own."""
         self._share = budget
-        self.budget.change(budget)
+        self.budget.change(budget or self.settings.alert.budget_for(self.settings.mode))
+
+    def follow(self, old: Stream, *, kept: bool) -> None:
+        """Go on in the place of `old`, whose settings were others; `kept`: with all that it had learnt."""
+        for kind in self.alerts.keys() & old.alerts.keys():
+            self.alerts[kind].restore(old.alerts[kind].snapshot())
+        self.heard_at, self.heard_elapsed_s = old.heard_at, old.heard_elapsed_s
+        self._spoke_s, self._beat_s = old._spoke_s, old._beat_s
+        if kept:
+            self.restore(old.snapshot(), [])
+            self.assessment = old.assessment
 
     def relearn(self) -> None:
         """Begin anew, as if never seen: all that was learnt is given up."""

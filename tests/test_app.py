@@ -9,12 +9,17 @@ import pytest
 
 from agent.adapters import tflite
 from agent.adapters.mqtt import Command
-from agent.adapters.store import Store
-from agent.app import Agent, load_encoders
+from agent.adapters.store import OutboxRow, Store
+from agent.app import Agent, load_encoders, save
 from agent.bundle import find_bundle
 from agent.config import load_configuration
-from agent.errors import BundleError
+from agent.core.alerting import AlertKind, AlertState
+from agent.errors import BundleError, ConfigurationError
 from agent.ports import InboundMessage
+from agent.reload import ReloadOutcome
+from tests.brokers import Peer, wait_until
+from tests.test_pipeline import message as reading
+from tests.test_pipeline import quiet
 
 
 @pytest.fixture
@@ -224,3 +229,154 @@ def test_a_start_that_fails_over_its_encoder_lets_the_state_directory_go(two_var
     with pytest.raises(BundleError):
         Agent(two_variants)
     Store(tmp_path / "state").close()
+
+
+@pytest.fixture
+def changeable(tmp_path):
+    """Return an agent that reads its configuration anew, and a function that changes the file."""
+    path = tmp_path / "redshank.yaml"
+
+    def write(streams="{name: pump, topic: plant/+, encoder: none}", more=""):
+        path.write_text(f"agent: {{id: pi, state_dir: {tmp_path}/state}}\nstreams: [{streams}]\n{more}\n")
+
+    write()
+    agent = Agent(load_configuration(path), path)
+    yield agent, write
+    agent.mqtt.stop()
+    agent.store.close()
+
+
+SMALL = "{name: a, topic: a, encoder: sensor-small}"
+
+
+def test_an_encoder_that_is_loaded_is_not_loaded_again(changeable):
+    agent, write = changeable
+    write(SMALL)
+    agent._apply(agent._prepare())
+    loaded = agent.pipeline.encoders["sensor-small"]
+    write(SMALL + ", {name: b, topic: b, encoder: sensor-small}")
+    assert agent._prepare().encoders == {"sensor-small": loaded}
+    write()
+    agent._apply(agent._prepare())
+    assert agent.pipeline.encoders == {}
+
+
+def test_what_a_reload_has_timed_is_kept_for_the_next_start(two_variants, changeable, timed, tmp_path):
+    agent, write = changeable
+    write(f"{{name: a, topic: a, encoder: {two_variants.streams[0].encoder}}}")
+    prepared = agent._prepare()
+    assert len(prepared.choices) == 1
+    agent._apply(prepared)
+    agent.store.close()
+    timed.clear()
+    start(two_variants, tmp_path)
+    assert timed == []
+
+
+def test_an_encoder_that_is_not_there_refuses_the_reload(changeable):
+    agent, write = changeable
+    write("{name: a, topic: a, encoder: none-such}")
+    with pytest.raises(BundleError):
+        agent._prepare()
+
+
+def test_pictures_of_which_nothing_is_left_refuse_the_reload(changeable):
+    agent, write = changeable
+    write("{name: gate, topic: a, kind: image, ignore: [[[0, 0], [1, 0], [1, 1], [0, 1]]]}")
+    with pytest.raises(ConfigurationError, match="something of the region is left"):
+        agent._prepare()
+
+
+def test_without_a_file_nothing_is_read_anew(agent):
+    with pytest.raises(ConfigurationError, match="a configuration file"):
+        agent._prepare()
+
+
+def test_a_broker_that_cannot_be_used_refuses_the_reload_as_a_whole(changeable, tmp_path):
+    agent, write = changeable
+    before, client = agent.configuration, agent.mqtt
+    write("{name: tank, topic: tank/+, encoder: none}", f"broker: {{url: 'mqtts://a', ca_file: {tmp_path}/none}}")
+    agent._apply(agent._prepare())
+    assert agent.reloader.last.outcome is ReloadOutcome.REFUSED
+    assert "broker.ca_file: expected a readable file" in agent.reloader.last.problems[0]
+    assert (agent.configuration, agent.mqtt) == (before, client)
+
+
+def test_what_the_old_broker_had_not_taken_goes_to_the_new_one(changeable, mosquitto):
+    agent, write = changeable
+    peer = Peer(mosquitto, "redshank/#")
+    agent.store.commit([], [OutboxRow("redshank/pi/pump/a/alert", b'{"late": false}', 0.0)])
+    agent._handed = 1  # to the old one, which never said that it has it
+    agent._held = {"plant/+": 1}  # there, not here
+    write(more=f"broker: {{url: '{mosquitto.url}'}}")
+    agent._apply(agent._prepare())
+    wait_until(agent.ready)
+    agent._send_outbox()
+    wait_until(lambda: peer.payloads("redshank/pi/pump/a/alert"))
+    peer.close()
+
+
+def test_commands_are_taken_once_they_are_enabled(changeable, mosquitto):
+    agent, write = changeable
+    broker = f"broker: {{url: '{mosquitto.url}'}}"
+    write(more=broker)
+    agent._apply(agent._prepare())
+    wait_until(agent.ready)
+    write(more=broker + "\ncommands: {enabled: true}")
+    agent._apply(agent._prepare())
+    wait_until(agent.ready)
+    assert agent.topics.command in agent._held
+
+
+def test_a_stream_that_comes_back_has_its_reference_and_no_alert(changeable):
+    agent, write = changeable
+    pump = (
+        "{name: pump, topic: plant/+, encoder: none, period: 1s, time: {path: ts},"
+        " reference: {size: 300, warm_up: 150}, alert: {false_alarms: 1 per 20000 decisions}}"
+    )
+    write(pump)
+    agent._apply(agent._prepare())
+    agent._commit(agent.pipeline.process([reading(i, quiet(i)) for i in range(300)]))
+    agent._commit(agent.pipeline.process([reading(i, {"a": 50.0, "b": 50.0}) for i in range(300, 310)]))
+    fill = agent.pipeline.streams["pump/a"].reference_fill
+    assert agent.pipeline.streams["pump/a"].alerts[AlertKind.ANOMALY].state is AlertState.FIRING
+    write("{name: tank, topic: tank/+, encoder: none}")
+    agent._apply(agent._prepare())
+    assert agent.pipeline.streams == {}
+    write(pump)
+    agent._apply(agent._prepare())
+    again = agent.pipeline.stream_of("plant/a")
+    assert again.reference_fill == fill > 0
+    assert again.alerts[AlertKind.ANOMALY].state is AlertState.INACTIVE
+
+
+def test_the_last_snapshot_of_a_stream_that_learns_anew_is_kept(changeable, caplog):
+    agent, write = changeable
+    for topic in ("plant/a", "plant/b"):
+        agent.pipeline.stream_of(topic)
+    save(agent.store, agent.pipeline.streams["pump/a"])  # and of pump/b there is none yet
+    write("{name: pump, topic: plant/+, encoder: none, stride: 2}")
+    agent._apply(agent._prepare())
+    assert len(list(agent.store.directory.glob("streams/*.unusable"))) == 1
+    assert "stream pump/a starts cold" in caplog.text
+    assert "cannot write" not in caplog.text
+
+
+def test_a_topic_that_is_not_cleared_yet_is_cleared_later_unless_its_stream_is_back(changeable, mosquitto):
+    agent, write = changeable
+    agent.publications._retained = {"redshank/pi/pump/a/state", "redshank/pi/pump/b/state"}
+    for topic in ("plant/a", "plant/b"):
+        agent.pipeline.stream_of(topic)
+    special = "{name: special, topic: plant/a, encoder: none}, {name: pump, topic: plant/+, encoder: none}"
+    broker = f"broker: {{url: '{mosquitto.url}'}}"
+    write(special)  # no broker yet: what pump/a left there is to be cleared
+    agent._apply(agent._prepare())
+    peer = Peer(mosquitto, "redshank/#")
+    write(special, broker)
+    agent._apply(agent._prepare())
+    wait_until(agent.ready)
+    agent.publications.publish(0.0, 0.0)
+    wait_until(lambda: peer.payloads("redshank/pi/pump/a/state") == [b""])
+    wait_until(lambda: len(peer.payloads("redshank/pi/pump/b/state")) > 0)
+    assert b"" not in peer.payloads("redshank/pi/pump/b/state")
+    peer.close()

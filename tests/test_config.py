@@ -94,6 +94,7 @@ streams:
         ("topic: a/#/b", "once"),
         ("format: msgpack", "one of json, csv, value"),
         ("kind: video", "one of sensor, image"),
+        ("kind: [sensor]", "one of sensor, image"),
         ("qos: 2", "0 or 1"),
         ("stride: 0", "at least 1"),
         ("stride: 1.5", "a whole number"),

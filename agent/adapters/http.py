@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz on one port."""
+"""/metrics, /status, /healthz and /readyz on one port."""
 
 from __future__ import annotations
 
@@ -38,10 +38,18 @@ class _ServerIPv6(_Server):
 
 
 class HttpServer:
-    """Serves until stopped, in a thread of its own. Raises ListenError if the address cannot be taken."""
+    """Serves until stopped, in a thread of its own. `status` returns JSON, None while there is none to be had.
+
+    Raises ListenError if the address cannot be taken.
+    """
 
     def __init__(
-        self, listen: str, registry: CollectorRegistry, healthy: Callable[[], bool], ready: Callable[[], bool]
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        healthy: Callable[[], bool],
+        ready: Callable[[], bool],
+        status: Callable[[], bytes | None],
     ) -> None:
         host, _, port = listen.rpartition(":")
 
@@ -52,11 +60,15 @@ class HttpServer:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
                     self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+                elif path == "/status":
+                    found = status()
+                    kind = "text/plain" if found is None else "application/json"
+                    self._answer(503 if found is None else 200, found or b"not ok\n", kind)
                 elif path in ("/healthz", "/readyz"):
                     good = healthy() if path == "/healthz" else ready()
                     self._answer(200 if good else 503, b"ok\n" if good else b"not ok\n", "text/plain")
                 else:
-                    self._answer(404, b"/metrics, /healthz and /readyz\n", "text/plain")
+                    self._answer(404, b"/metrics, /status, /healthz and /readyz\n", "text/plain")
 
             def _answer(self, status: int, body: bytes, kind: str) -> None:
                 self.send_response(status)

@@ -6,18 +6,18 @@ it lies a journal: a line of magic, the snapshot's checksum, and what was added 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import sqlite3
 import zlib
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
+from agent.adapters.statelock import StateLock
 from agent.errors import SnapshotError, StateError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Store:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         self.directory = directory
-        self._lock = _locked(directory)
+        self.lock = StateLock(directory)
         self.outbox_dropped = 0
         self.bytes_written = 0
         self._written: dict[str, Written] = {}  # by stream
@@ -86,13 +86,13 @@ class Store:
         try:
             self._database = _database(directory / "state.sqlite")
         except BaseException:
-            self._lock.close()
+            self.lock.close()
             raise
 
     def close(self) -> None:
         """Close the database and let the directory go."""
         self._database.close()
-        self._lock.close()
+        self.lock.close()
 
     def commit(self, alerts: list[AlertRow], outbox: list[OutboxRow]) -> None:
         """Write alert states and what they send in one transaction; durable when this returns."""
@@ -255,11 +255,14 @@ class Store:
         return found
 
     def set_aside(self, stream: str, reason: str) -> None:
-        """Rename a snapshot that cannot be used."""
+        """Rename a snapshot that cannot be used, if there is one."""
         path = self._path(stream)
         self._written.pop(stream, None)
         aside = path.with_suffix(".unusable")
-        path.replace(aside)
+        try:
+            path.replace(aside)
+        except FileNotFoundError:
+            return
         logger.warning("stream %s starts cold: its snapshot is %s; kept as %s", stream, reason, aside.name)
 
     def _path(self, stream: str) -> Path:
@@ -301,20 +304,6 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
-
-
-def _locked(directory: Path) -> IO[bytes]:
-    """Return a file that holds the directory for this process alone; the system lets it go with the process."""
-    file = (directory / "lock").open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StateError(
-            f"{directory}: expected a state directory of our own, found it in use; "
-            "stop the other agent or replay that uses it"
-        ) from error
-    return file
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -123,6 +123,19 @@ class Telemetry:
         self.score_seconds = histogram("score_seconds", "Time to score and learn, of a batch")
         self.end_to_end_seconds = histogram("end_to_end_seconds", "Arrival of a message to its decision")
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
+        self.reloads = counter(
+            "configuration_reloads_total", "Reloads of the configuration that were asked for", ("outcome",)
+        )
+        for outcome in ("applied", "refused"):
+            self.reloads.labels(outcome)
+        self.reload_successful = gauge(
+            "configuration_last_reload_successful", "0 while the file that was last read is not the one in force"
+        )
+        self.reload_successful.set(1)
+        self.configuration_loaded = gauge(
+            "configuration_loaded_timestamp_seconds", "When the configuration in force was read"
+        )
+        self.configuration_loaded.set(time())
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
@@ -213,6 +226,10 @@ class Telemetry:
         if transition.event is AlertEvent.RAISED:
             self._figures.tallies[stream].alerts += 1
         logger.warning("%s: alert %s %s (%s)", stream, transition.id, transition.event.value, transition.kind.value)
+
+    def forget(self, stream: str) -> None:
+        """Tell nothing more of a stream that is no longer watched."""
+        self._figures.tallies.pop(stream, None)
 
     def commanded(self, command: str, outcome: str) -> None:
         """Count an operator's command."""

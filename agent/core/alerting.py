@@ -139,6 +139,7 @@ class Ending(StrEnum):
     NORMAL = "normal"
     ACCEPTED = "accepted"
     RELEARNT = "relearnt"
+    REMOVED = "removed"
 
 
 class AlertTransition(msgspec.Struct, frozen=True):
@@ -250,6 +251,11 @@ class AlertMachine:
         self._leading, self._told_at = state["leading"], state["told_at"]
         self._in_row, self._ended_at = state["in_row"], state["ended_at"]
         self.snoozed_until = state.get("snoozed_until", 0.0)  # not in states of version 0.1
+
+    @property
+    def told_at(self) -> float:
+        """Return when an alert last began, changed or ended, in the time of the data; 0 if there was none."""
+        return max(self._told_at, self._ended_at)
 
     @property
     def current_id(self) -> str:

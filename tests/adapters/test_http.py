@@ -17,6 +17,7 @@ from tests.brokers import wait_until
 
 class Health:
     healthy = ready = True
+    status = b"{}"
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def start(registry, health):
     servers = []
 
     def make(listen="127.0.0.1:0"):
-        servers.append(HttpServer(listen, registry, lambda: health.healthy, lambda: health.ready))
+        servers.append(
+            HttpServer(listen, registry, lambda: health.healthy, lambda: health.ready, lambda: health.status)
+        )
         return servers[-1]
 
     yield make
@@ -70,11 +73,18 @@ def test_health_and_readiness_are_told_apart_and_asked_anew_each_time(start, hea
             assert get(server, path) == ((200, "text/plain", "ok\n") if good else (503, "text/plain", "not ok\n"))
 
 
+def test_the_status_is_json_and_503_while_there_is_none(start, health):
+    server = start()
+    assert get(server, "/status") == (200, "application/json", "{}")
+    health.status = None
+    assert get(server, "/status") == (503, "text/plain", "not ok\n")
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/../metrics"])
 def test_any_other_path_is_404_and_says_what_there_is(start, path):
     status, _, body = get(start(), path)
     assert status == 404
-    assert body == "/metrics, /healthz and /readyz\n"
+    assert body == "/metrics, /status, /healthz and /readyz\n"
 
 
 def test_nothing_can_be_sent_to_it(start):
@@ -109,7 +119,7 @@ def test_a_bug_in_an_answer_is_shown_and_stops_nothing(registry, capfd):
     def fails():
         raise ZeroDivisionError
 
-    server = HttpServer("127.0.0.1:0", registry, fails, lambda: True)
+    server = HttpServer("127.0.0.1:0", registry, fails, lambda: True, lambda: None)
     with pytest.raises(http.client.RemoteDisconnected):
         get(server, "/healthz")
     assert get(server, "/readyz")[0] == 200
@@ -130,7 +140,7 @@ def test_an_address_that_is_not_ours_is_an_error_that_names_it(start, listen):
 
 
 def test_a_stopped_server_gives_its_port_back(start, registry):
-    server = HttpServer("127.0.0.1:0", registry, lambda: True, lambda: True)
+    server = HttpServer("127.0.0.1:0", registry, lambda: True, lambda: True, lambda: None)
     assert get(server, "/healthz")[0] == 200
     server.stop()
     assert "http" not in [thread.name for thread in threading.enumerate()]

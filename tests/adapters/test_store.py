@@ -65,7 +65,7 @@ def test_only_the_owner_may_look_into_the_directory(tmp_path):
 
 
 def test_a_directory_belongs_to_one_process_at_a_time(store):
-    with pytest.raises(StateError, match="found it in use; stop the other agent"):
+    with pytest.raises(StateError, match=r"found it in use by process \d+; stop the other agent"):
         Store(store.directory)
     store.close()
     Store(store.directory).close()

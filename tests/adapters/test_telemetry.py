@@ -148,6 +148,14 @@ def test_an_alert_counts_when_raised_and_not_when_cleared(telemetry, caplog):
     ]
 
 
+def test_of_a_stream_that_is_watched_anew_nothing_old_is_told(telemetry):
+    telemetry.transitioned(Pump.name, transition(AlertEvent.RAISED))
+    assert value(telemetry, "alerts_total", stream=Pump.name, severity="critical") == 1
+    for _ in range(2):  # a second time there is nothing
+        telemetry.forget(Pump.name)
+        assert value(telemetry, "alerts_total", stream=Pump.name, severity="critical") == 0
+
+
 def test_the_cap_on_streams_and_the_version_are_told(telemetry):
     from importlib.metadata import version  # noqa: PLC0415  only this test asks
 

@@ -38,6 +38,7 @@ class MqttClient:
     `MqttEvents.on_subscriptions` was last told, even by an earlier process. `commands` subscribes to the
     agent's command topic as well, `noticed` to a topic that is not of the data either: see `MqttEvents.on_notice`.
     What comes on a topic that begins with one of `own_prefixes` is ignored, as are the agent's own topics.
+    `patient`: a refusal of our identity is not final, not even the first one.
     Raises ConfigurationError if the URL, the password or the TLS files cannot be used.
     """
 
@@ -53,6 +54,7 @@ class MqttClient:
         commands: bool = False,
         noticed: str | None = None,
         own_prefixes: tuple[str, ...] = (),
+        patient: bool = False,
     ) -> None:
         self.topics = Topics(topic_prefix, agent_id)
         self._events = events
@@ -69,6 +71,7 @@ class MqttClient:
             ledger=SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {}),
             orders=self._orders,
             events=events,
+            patient=patient,
         )
         self._complaints: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -86,12 +89,14 @@ class MqttClient:
     def stop(self, timeout_s: float = 10.0) -> None:
         """Publish what is left and `offline`, wait at most 2 s for the broker to take it, and disconnect.
 
-        May be called at any time and again. `timeout_s` bounds the wait for a connection attempt under way.
+        May be called at any time and again. `timeout_s` bounds the wait for a connection attempt under way. Nothing is
+        told any more after it.
         """
         self._orders.stopping.set()
         self._orders.wake()
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
+        self._connector.hush()
 
     def acknowledge(self, message: InboundMessage) -> None:
         """Tell the broker that this message was processed; does nothing if its connection is gone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import select
 from time import monotonic
@@ -13,6 +14,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint, in_words, password
+from agent.adapters.mqtt.events import MqttEvents
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
 from agent.adapters.mqtt.wire import CONNECT_TIMEOUT_S, command_of, make_client, options
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 
     from agent.adapters.mqtt.broker import BrokerSettings
-    from agent.adapters.mqtt.events import MqttEvents, Token
+    from agent.adapters.mqtt.events import Token
     from agent.adapters.mqtt.orders import Orders
     from agent.adapters.mqtt.subscriptions import Changes, SubscriptionLedger
     from agent.adapters.mqtt.topics import Topics
@@ -39,6 +41,7 @@ _READS_PER_TURN: Final = 4
 _FILTERS_PER_PACKET: Final = 100
 _BIRTH: Final = "\0birth"
 _FAREWELL: Final = "\0farewell"
+_NUMBERS: Final = itertools.count(1)  # of connections: a message of an earlier client's is never taken for one of ours
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -64,6 +67,7 @@ class Connector:
         ledger: SubscriptionLedger,
         orders: Orders,
         events: MqttEvents,
+        patient: bool = False,
     ) -> None:
         self.open = False
         self._settings = settings
@@ -79,7 +83,7 @@ class Connector:
         # Without MQTT 5's retain handling, subscribing again would deliver every retained message again.
         self._ledger.certain = not self._mqtt5
         self._connection = 0
-        self._ever_open = False
+        self._ever_open = patient
         self._answered: ReasonCode | None = None  # the reason in CONNACK or in the broker's DISCONNECT
         self._tokens: dict[int, Token] = {}  # by message id, in flight
         self._window = MAX_IN_FLIGHT
@@ -96,9 +100,13 @@ class Connector:
         """Return how many publications the broker has yet to acknowledge."""
         return len(self._tokens)
 
+    def hush(self) -> None:
+        """Tell nothing any more."""
+        self._events = MqttEvents()
+
     def attempt(self) -> Outcome:
         """Connect, serve the connection until it ends, and return why it did."""
-        self._connection += 1
+        self._connection = next(_NUMBERS)
         self._answered = None
         self._prove_identity()
         try:

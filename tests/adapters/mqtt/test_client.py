@@ -137,6 +137,35 @@ def test_an_acknowledgement_from_before_a_reconnect_acknowledges_nothing(make_mo
     wait_until(lambda: last.payloads == [b"next"])
 
 
+def test_an_acknowledgement_of_what_another_client_received_acknowledges_nothing(
+    make_mosquitto, make_client, make_peer
+):
+    brokers = [make_mosquitto(), make_mosquitto()]
+    received = []
+    for broker in brokers:
+        client, listener = make_client(broker.url, "plant/#")
+        make_peer(broker).publish("plant/a", b"x")
+        wait_until(lambda listener=listener: listener.payloads == [b"x"])
+        received += listener.messages
+    assert received[0].message_id == received[1].message_id
+    client.acknowledge(received[0])
+    client.stop()
+    _, again = make_client(brokers[1].url, "plant/#", known={"plant/#": 1})
+    wait_until(lambda: again.payloads == [b"x"])  # still owed
+
+
+def test_a_patient_client_is_not_refused_for_good(make_mosquitto, tmp_path):
+    broker, listener, secret = make_mosquitto(users={"pi": "right"}), Listener(), tmp_path / "password"
+    secret.write_text("wrong")
+    settings = BrokerSettings(url=broker.url, username="pi", password_file=str(secret))
+    client = MqttClient(settings, agent_id="pi", subscriptions=[], events=listener, patient=True)
+    client.start()
+    wait_until(lambda: "not authorised" in broker.log)
+    secret.write_text("right")
+    wait_until(lambda: client.connected, 20)
+    client.stop()
+
+
 def test_arrival_is_told_by_both_clocks(mosquitto, make_client, make_peer):
     _, listener = make_client(mosquitto.url, "plant/#", qos=0)
     peer = make_peer(mosquitto)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from agent import remote
+from agent.adapters.http import HttpServer
+from agent.adapters.statelock import StateLock
+from agent.config import whereabouts
+from agent.errors import RemoteError
+from agent.reload import ReloadOutcome, ReloadResult
+from agent.remote import RemoteAgent
+from tests.test_status import STATUS
+
+FILE = Path(STATUS.configuration.file)
+DONE = ReloadResult(ReloadOutcome.APPLIED, 5.0)
+
+
+class Answers:
+    """What /status answers, one after another; the last one for ever."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def __call__(self):
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return msgspec.json.encode(answer) if isinstance(answer, msgspec.Struct) else answer
+
+
+@pytest.fixture
+def serve():
+    with contextlib.ExitStack() as stack:
+
+        def make(*answers, host="127.0.0.1"):
+            server = HttpServer(f"{host}:0", CollectorRegistry(), bool, bool, Answers(*answers))
+            stack.callback(server.stop)
+            return server.port
+
+        yield make
+
+
+@pytest.fixture
+def held(tmp_path):
+    lock = StateLock(tmp_path)
+    yield lock
+    lock.close()
+
+
+@pytest.fixture
+def signals(monkeypatch):
+    sent = []
+    monkeypatch.setattr(remote.os, "kill", lambda pid, number: sent.append((pid, number.name)))
+    return sent
+
+
+def after(reloads, last=None, *, reloading=False):
+    of = STATUS.configuration
+    return msgspec.structs.replace(
+        STATUS, configuration=msgspec.structs.replace(of, reloads=reloads, last_reload=last, reloading=reloading)
+    )
+
+
+@pytest.mark.parametrize(("host", "listen"), [("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "[::]")])
+def test_an_agent_is_asked_where_its_configuration_says(serve, tmp_path, host, listen):
+    assert RemoteAgent(str(tmp_path), f"{listen}:{serve(STATUS, host=host)}").status() == STATUS
+
+
+def test_an_agent_that_holds_the_directory_tells_itself_where_it_listens(serve, tmp_path, held):
+    held.listens(f"127.0.0.1:{serve(STATUS)}")
+    assert RemoteAgent(str(tmp_path), "127.0.0.1:1").status() == STATUS
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [(None, "one that is too busy to answer"), (b"{}", "something else"), (b"<html>", "something else")],
+)
+def test_an_answer_that_is_none_is_said_so(serve, tmp_path, answer, found):
+    with pytest.raises(RemoteError, match=rf"expected an agent at 127.0.0.1:\d+ .*, found {found}"):
+        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(answer)}").status()
+
+
+def test_who_asks_for_a_reload_waits_for_what_it_led_to(serve, tmp_path, held, signals):
+    port = serve(after(1), after(1, reloading=True), after(2, DONE, reloading=True), after(3, DONE))
+    held.listens(f"127.0.0.1:{port}")
+    assert RemoteAgent(str(tmp_path), "").reload(FILE) == DONE
+    assert signals == [(os.getpid(), "SIGHUP")]
+
+
+def test_a_replay_is_not_signalled(serve, tmp_path, held, signals):
+    del held  # without a word of where it listens
+    with pytest.raises(RemoteError, match="expected an agent that uses it, found none"):
+        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(STATUS)}").reload(FILE)
+    assert signals == []
+
+
+def test_who_may_not_signal_the_agent_is_told_what_to_do(serve, tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError
+
+    monkeypatch.setattr(remote, "holder", refused)
+    with pytest.raises(RemoteError, match="run this as root, or as the agent's user"):
+        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(STATUS)}").reload(FILE)
+
+
+def test_a_reload_that_takes_for_ever_is_not_waited_for(serve, tmp_path, held, signals, monkeypatch):
+    monkeypatch.setattr(remote, "RELOAD_S", 0.0)
+    held.listens(f"127.0.0.1:{serve(STATUS)}")
+    with pytest.raises(RemoteError, match="expected an answer within 0 s"):
+        RemoteAgent(str(tmp_path), "").reload(FILE)
+    assert len(signals) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("agent: {state_dir: /s}\nstreams: [{name: 5, topic: []}]\nmetrics: {listen: 'h:1'}", ("/s", "h:1")),
+        ("agent: {state_dir: [}", ("/var/lib/redshank", "127.0.0.1:9791")),
+        ("agent: {id: []}\nmetrics: {listen: 'h:1'}", ("/var/lib/redshank", "h:1")),
+    ],
+)
+def test_where_an_agent_is_found_is_read_from_a_file_that_is_wrong_elsewhere(tmp_path, text, found):
+    path = tmp_path / "redshank.yaml"
+    path.write_text(text)
+    assert whereabouts(path) == found
