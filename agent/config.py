@@ -299,6 +299,9 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
 
     if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
         complain("delimiter", "one character", stream.delimiter)
+    for channel in stream.channels:
+        if channel in stream.ignore_channels or channel.startswith(tuple(f"{one}." for one in stream.ignore_channels)):
+            complain("ignore_channels", "none of the channels", channel, "remove it here or there")
     for counter in stream.counters if stream.channels else ():
         if counter not in stream.channels:
             complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")

@@ -273,6 +273,7 @@ class SensorStream(Stream):
             # With the grid on which embeddings are kept: a float model's is not its own.
             "encoder": f"{encoder.digest} {encoder.output_step!r} {encoder.output_offset}" if encoder else "",
             "channels": list(settings.channels),
+            **({"ignore_channels": sorted(settings.ignore_channels)} if settings.ignore_channels else {}),
             "period_s": settings.period_s,
             "season_s": settings.season_s,
             "spacing": settings.spacing.value,

@@ -103,6 +103,7 @@ streams:
         ("reference: {size: 200, warm_up: 300}", "at most reference.size"),
         ("reference: 5", "keys and values"),
         ("channels: [[a]]", "text"),
+        ("channels: [a.b, c]\n    ignore_channels: [a]", "none of the channels, found 'a.b'"),
         ("channels: [temp]\n    counters: [energy]", "some of the channels (temp), found 'energy'"),
         ("alert: {min_change: [1]}", "keys and values"),
         *(

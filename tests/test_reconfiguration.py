@@ -128,7 +128,13 @@ def test_an_alert_that_fires_goes_on_under_its_id(make, reconfigure):
 
 
 @pytest.mark.parametrize(
-    "new", [("period: 1s", "period: 2s"), ("size: 300", "size: 400"), ("encoder: none", "encoder: sensor-small")]
+    "new",
+    [
+        ("period: 1s", "period: 2s"),
+        ("size: 300", "size: 400"),
+        ("encoder: none", "encoder: sensor-small"),
+        ("period: 1s", "period: 1s\n    ignore_channels: [b]"),
+    ],
 )
 def test_a_stream_whose_reference_is_of_no_use_begins_anew_and_its_alert_ends(make, reconfigure, new):
     pipeline = make(PUMP)

@@ -61,10 +61,14 @@ class TimeSettings(Settings, frozen=True):
 
 
 class PayloadSettings(Settings, frozen=True, kw_only=True):
-    """How a stream's payloads are read. `columns`: names of the CSV columns, in order."""
+    """How a stream's payloads are read. `columns`: names of the CSV columns, in order.
+
+    `ignore_channels` are never looked at, nor is what lies below them.
+    """
 
     format: Format = Format.JSON
     channels: tuple[str, ...] = ()
+    ignore_channels: tuple[str, ...] = ()
     time: TimeSettings | None = None
     text_numbers: TextNumbers = TextNumbers.IGNORE
     columns: tuple[str, ...] = ()
@@ -103,6 +107,8 @@ Decoder: TypeAlias = Callable[[bytes, float], list[Sample]]
 def make_decoder(settings: PayloadSettings, max_bytes: int) -> Decoder:
     """Return the decoder of a stream: (payload, received_at) to samples, oldest first."""
     decode = _FORMATS[settings.format](settings)
+    if settings.ignore_channels:
+        decode = _without(settings.ignore_channels, decode)
 
     def checked(payload: bytes, received_at: float) -> list[Sample]:
         if len(payload) > max_bytes:
@@ -110,6 +116,25 @@ def make_decoder(settings: PayloadSettings, max_bytes: int) -> Decoder:
         return decode(payload, received_at)
 
     return checked
+
+
+def _without(ignored: tuple[str, ...], decode: Decoder) -> Decoder:
+    """Return a decoder that takes ignored channels, and all below them, out of what `decode` finds."""
+    names, below = frozenset(ignored), tuple(f"{name}." for name in ignored)
+
+    def decoded(payload: bytes, received_at: float) -> list[Sample]:
+        kept = []
+        for sample in decode(payload, received_at):
+            values = {
+                name: value for name, value in sample.values.items() if name not in names and not name.startswith(below)
+            }
+            if values:
+                kept.append(Sample(sample.at, values))
+        if not kept:
+            raise PayloadRejected(RejectReason.NO_VALUES)
+        return kept
+
+    return decoded
 
 
 def _json(settings: PayloadSettings) -> Decoder:

@@ -44,6 +44,20 @@ def test_every_numeric_leaf_is_a_channel_unless_channels_are_named():
     assert values("7.5") == {"value": 7.5}
 
 
+@pytest.mark.parametrize(
+    ("form", "payload"),
+    [
+        ("json", '{"temp": 1, "last_seen": 2, "update": {"installed": 3}, "update_rate": 4}'),
+        ("csv", "temp,last_seen,update.installed,update_rate\n1,2,3,4"),
+    ],
+)
+def test_ignored_channels_and_what_lies_below_them_are_left_out(form, payload):
+    ignored = ("last_seen", "update")
+    assert values(payload, format=Format(form), ignore_channels=ignored) == {"temp": 1, "update_rate": 4}
+    everything = (*ignored, "temp", "update_rate")
+    assert reason(payload, format=Format(form), ignore_channels=everything) is RejectReason.NO_VALUES
+
+
 def test_numbers_as_text_count_only_when_asked_for():
     assert values('{"a": "1.5", "b": 2, "c": "NaN", "d": "x"}', text_numbers=TextNumbers.PARSE) == {"a": 1.5, "b": 2.0}
     assert values('{"a": "1.5", "b": 2}') == {"b": 2.0}

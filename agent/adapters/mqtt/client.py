@@ -38,7 +38,8 @@ class MqttClient:
     `MqttEvents.on_subscriptions` was last told, even by an earlier process. `commands` subscribes to the
     agent's command topic as well, `noticed` to a topic that is not of the data either: see `MqttEvents.on_notice`.
     What comes on a topic that begins with one of `own_prefixes` is ignored, as are the agent's own topics.
-    `patient`: a refusal of our identity is not final, not even the first one.
+    `patient`: a refusal of our identity is not final, not even the first one. `silent`: only listens; it has no will,
+    publishes neither `online` nor `offline`, refuses to publish, and the broker keeps no session for it.
     Raises ConfigurationError if the URL, the password or the TLS files cannot be used.
     """
 
@@ -55,7 +56,9 @@ class MqttClient:
         noticed: str | None = None,
         own_prefixes: tuple[str, ...] = (),
         patient: bool = False,
+        silent: bool = False,
     ) -> None:
+        self._silent = silent
         self.topics = Topics(topic_prefix, agent_id)
         self._events = events
         self._command = self.topics.command if commands else None
@@ -72,6 +75,7 @@ class MqttClient:
             orders=self._orders,
             events=events,
             patient=patient,
+            silent=silent,
         )
         self._complaints: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
@@ -120,7 +124,7 @@ class MqttClient:
         token: Token = None,
         correlation_data: bytes | None = None,
     ) -> bool:
-        """Take over a publication of QoS 0 or 1, or return False: not connected, or too much outstanding.
+        """Take over a publication of QoS 0 or 1, or return False: silent, not connected, or too much outstanding.
 
         What was taken over survives reconnects (not the process). With QoS 1 and a token it ends in exactly
         one `on_published` or `on_publish_refused`, unless the client is stopped first.
@@ -128,7 +132,7 @@ class MqttClient:
         """
         if not topic or "+" in topic or "#" in topic or qos not in (0, 1):
             raise ValueError(f"cannot publish to {topic!r} with QoS {qos}")
-        if not self._connector.open or self._orders.stopping.is_set():
+        if self._silent or not self._connector.open or self._orders.stopping.is_set():
             return False
         if len(self._orders.publications) + self._connector.in_flight >= MAX_OUTSTANDING:
             return False

@@ -68,6 +68,7 @@ class Connector:
         orders: Orders,
         events: MqttEvents,
         patient: bool = False,
+        silent: bool = False,
     ) -> None:
         self.open = False
         self._settings = settings
@@ -84,10 +85,11 @@ class Connector:
         self._ledger.certain = not self._mqtt5
         self._connection = 0
         self._ever_open = patient
+        self._silent = silent
         self._answered: ReasonCode | None = None  # the reason in CONNACK or in the broker's DISCONNECT
         self._tokens: dict[int, Token] = {}  # by message id, in flight
         self._window = MAX_IN_FLIGHT
-        self._client = make_client(settings, self._address, client_id, will_topic=topics.status)
+        self._client = make_client(settings, self._address, client_id, will_topic=None if silent else topics.status)
         self._client.reader_factory = self._make_reader
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
@@ -243,7 +245,7 @@ class Connector:
     def _say_farewell(self, by: float | None, now: float) -> float:
         """Publish `offline` behind all that waits, then disconnect once it is taken or too late."""
         if by is None:
-            if self.open:
+            if self.open and not self._silent:
                 farewell = Publication(self._topics.status, b"offline", 1, retain=True, token=_FAREWELL)
                 self._orders.publications.append(farewell)
                 return now + FAREWELL_S
@@ -280,7 +282,7 @@ class Connector:
         present = flags.session_present
         kept = "session kept" if present else "new session"
         logger.info("connected to %s (MQTT %s, %s)", self._address, self._settings.protocol, kept)
-        if _BIRTH not in self._tokens.values():  # else paho sends the last one again
+        if not self._silent and _BIRTH not in self._tokens.values():  # else paho sends the last one again
             self._tokens[client.publish(self._topics.status, b"online", 1, retain=True).mid] = _BIRTH
         changes = self._ledger.connected(session_present=present)
         if not present:

@@ -145,30 +145,34 @@ class WiredClient(Client):
         return self.wire
 
 
-def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, will_topic: str) -> WiredClient:
+def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, will_topic: str | None) -> WiredClient:
     """Return a client that is ready for `reconnect`, with a session that the broker keeps.
 
+    Without a will's topic it has no will, and a session that ends with its connection.
     Raises ConfigurationError if a TLS file cannot be used.
     """
     mqtt5 = settings.protocol == Protocol.V5
     client = WiredClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
-        clean_session=None if mqtt5 else False,
+        clean_session=None if mqtt5 else will_topic is None,
         protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
         reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
     )
     client.tls = tls_context(settings) if address.tls else None
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.max_inflight_messages_set(0)  # Connector keeps to the limit that the broker sets
-    client.will_set(will_topic, b"offline", qos=1, retain=True)
+    if will_topic is not None:
+        client.will_set(will_topic, b"offline", qos=1, retain=True)
     keepalive_s = max(1, round(settings.keepalive_s))
     if mqtt5:
         properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = min(round(settings.session_expiry_s), 0xFFFFFFFF)
+        kept_s = 0 if will_topic is None else round(settings.session_expiry_s)
+        properties.SessionExpiryInterval = min(kept_s, 0xFFFFFFFF)
         properties.ReceiveMaximum = settings.receive_maximum
         # paho's default, a clean start, would empty the queue that the broker keeps for us.
-        client.connect_async(address.host, address.port, keepalive_s, clean_start=False, properties=properties)
+        clean = will_topic is None
+        client.connect_async(address.host, address.port, keepalive_s, clean_start=clean, properties=properties)
     else:
         client.connect_async(address.host, address.port, keepalive_s)
     return client

@@ -24,7 +24,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
     def make(
         url: str, *subscriptions: str, qos: int = 1, ready: bool = True, known: dict[str, int] | None = None,
         listener: Listener | None = None, commands: bool = False, noticed: str | None = None,
-        own_prefixes: tuple[str, ...] = (), **settings: object,
+        own_prefixes: tuple[str, ...] = (), silent: bool = False, **settings: object,
     ) -> tuple[MqttClient, Listener]:  # fmt: skip
         listener = listener or Listener()
         client = MqttClient(
@@ -36,6 +36,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
             commands=commands,
             noticed=noticed,
             own_prefixes=own_prefixes,
+            silent=silent,
         )
         clients.append(client)
         client.start()

@@ -41,6 +41,25 @@ def test_offline_comes_after_everything_that_was_handed_over_before_the_stop(mos
     assert peer.received[-1][:2] == (STATUS, b"offline")
 
 
+@BOTH
+def test_a_silent_client_listens_and_leaves_no_trace(mosquitto, make_client, make_peer, protocol):
+    peer = make_peer(mosquitto, "redshank/#")
+    peer.publish("plant/kept", b"k", retain=True)
+    client, listener = make_client(mosquitto.url, "#", qos=0, protocol=protocol, silent=True)
+    peer.publish("plant/a", b"x")
+    wait_until(lambda: len(listener.messages) == 2)
+    assert {(one.topic, one.retained) for one in listener.messages} == {("plant/kept", True), ("plant/a", False)}
+    assert not client.publish("redshank/pi/pump/alert", b"x")
+    client.stop()
+    assert listener.ends == ["stopped"]
+    _, again = make_client(mosquitto.url, protocol=protocol, silent=True)
+    assert again.sessions == [False]
+    assert "Will message specified" not in mosquitto.log
+    peer.publish("redshank/last", b"")
+    wait_until(lambda: peer.received)
+    assert [topic for topic, *_ in peer.received] == ["redshank/last"]
+
+
 def test_a_killed_agent_is_declared_offline_by_its_will(mosquitto, make_peer):
     program = (
         "import sys, threading\n"
