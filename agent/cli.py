@@ -149,7 +149,8 @@ def _check(options: argparse.Namespace) -> int:
         settings = one_of(configuration, options.stream, ImageSettings, "--draw")
         options.out.write_bytes(draw(options.draw.read_bytes(), settings))
         sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
-    sys.stdout.write(f"{options.file}: good, {len(configuration.streams)} streams\n")
+    count = len(configuration.streams)
+    sys.stdout.write(f"{options.file}: good, {count} {'stream' if count == 1 else 'streams'}\n")
     return 0
 
 
@@ -235,13 +236,15 @@ def _record(options: argparse.Namespace) -> int:
         client.start()
         until = monotonic() + options.seconds if options.seconds is not None else None
         while not stop.wait(0.2):
-            sys.stderr.write(f"\r{counted} messages")
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r{counted} messages")
             if until is not None and monotonic() >= until:
                 break
         client.stop()
         if recorder.refused is not None:
             raise recorder.refused
-    sys.stderr.write(f"\r{counted} messages in {options.out}\n")
+    begin = "\r" if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{begin}{counted} messages in {options.out}\n")
     return 0
 
 

@@ -111,7 +111,7 @@ def finish(process, *, number=None):
 def test_a_good_configuration_is_called_good(configure, capsys):
     path = configure()
     assert main(["check", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: good, 1 streams\n"
+    assert capsys.readouterr().out == f"{path}: good, 1 stream\n"
 
 
 def test_the_example_configuration_is_good(capsys):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from argparse import _SubParsersAction
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pytest
@@ -26,6 +30,7 @@ from agent.core.types import Budget, Settings
 from agent.pipeline import Pipeline, wildcard_parts
 from agent.publications import LastAlert, announcements_of
 from agent.settings_builder import key_of
+from tests.brokers import Peer, wait_until
 from tests.homes import ENVIRONMENT, entities
 
 ROOT = Path(__file__).parents[1]
@@ -120,6 +125,34 @@ def test_every_metric_has_its_row_and_every_row_is_a_metric():
     assert written == set(families())
 
 
+def test_every_test_that_is_named_exists():
+    named = [
+        (path.name, file, name)
+        for path in sorted((ROOT / "docs").rglob("*.md"))
+        for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text())
+    ]
+    assert named
+    missing = [one for one in named if not re.search(rf"^ *def {one[2]}\(", text(one[1]), re.MULTILINE)]
+    assert missing == []
+
+
+def test_every_link_between_documents_leads_somewhere():
+    """A heading's anchor is made as GitHub makes it: lower case, blanks as dashes, else letters and digits."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    anchors = {
+        path: {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", path.read_text(), flags=re.MULTILINE)
+        }
+        for path in pages
+    }
+    for path in pages:
+        for target, anchor in re.findall(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)", path.read_text()):
+            leads_to = (path.parent / target).resolve() if target else path
+            assert leads_to.exists(), (path.name, target)
+            assert not anchor or anchor in anchors[leads_to], (path.name, target, anchor)
+
+
 def test_every_command_is_in_the_readme():
     commands = next(one for one in parser()._actions if isinstance(one, _SubParsersAction)).choices
     prose = text("README.md") + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
@@ -138,10 +171,26 @@ def test_the_example_shows_usable_values_where_they_are_commented_out(tmp_path):
     load_configuration(whole)
 
 
-def test_the_readme_configuration_loads(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.+?)```", text("README.md"), flags=re.DOTALL)
-    (tmp_path / "readme.yaml").write_text(block)
-    load_configuration(tmp_path / "readme.yaml")
+@pytest.mark.parametrize("page", ["README.md", "docs/plant.md", "docs/fleet.md"])
+def test_the_configurations_shown_load(page, tmp_path):
+    (block,) = yaml_blocks(text(page))
+    (tmp_path / "shown.yaml").write_text(block)
+    load_configuration(tmp_path / "shown.yaml")
+
+
+def test_the_subscriber_shown_prints_alerts(mosquitto):
+    (block,) = re.findall(r"```python\n(.+?)```", text("docs/plant.md"), flags=re.DOTALL)
+    (raised, *_) = (one for one in json_blocks(text("docs/mqtt.md")) if one.get("event") == "raised")
+    program = block.replace('"localhost", 1883', f'"127.0.0.1", {mosquitto.port}')
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, closing(Peer(mosquitto)) as peer:
+        lines = iter(process.stdout.readline, "")
+        told = Thread(target=lambda: told.lines.append(next(lines)))
+        told.lines = []
+        told.start()
+        wait_until(lambda: peer.publish("redshank/pi/pump/line1/alert", json.dumps(raised).encode()) or told.lines)
+        process.kill()
+    assert told.lines == [f"{raised['at']} raised {raised['message']}\n"]
 
 
 def test_the_alerts_shown_are_valid_and_of_every_kind_and_event(schema):

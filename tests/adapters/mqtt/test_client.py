@@ -90,6 +90,22 @@ def test_messages_published_while_we_are_away_are_delivered(mosquitto, make_clie
     assert again.payloads == [b"%d" % number for number in range(50)]
 
 
+@BOTH
+def test_a_kept_session_is_given_what_is_new_and_relieved_of_what_is_not_wanted(
+    mosquitto, make_client, make_peer, protocol
+):
+    client, listener = make_client(mosquitto.url, "old/#", "kept/#", protocol=protocol)
+    client.stop()
+    known = listener.subscriptions[-1]
+    client, again = make_client(mosquitto.url, "kept/#", "new/#", protocol=protocol, known=known)
+    wait_until(lambda: again.subscriptions[-1] == {"kept/#": 1, "new/#": 1})
+    peer = make_peer(mosquitto)
+    for topic in ("old/a", "kept/a", "new/a"):
+        peer.publish(topic, topic.encode())
+    wait_until(lambda: again.payloads == [b"kept/a", b"new/a"])
+    assert again.sessions == [True]
+
+
 def test_more_than_twenty_messages_come_before_one_is_acknowledged(mosquitto, make_client, make_peer):
     client, listener = make_client(mosquitto.url, "plant/#", receive_maximum=300)
     peer = make_peer(mosquitto)
