@@ -82,15 +82,19 @@ class Mosquitto:
         tls: tuple[Path, Path, Path] | None = None,
         client_certificates: bool = False,
         persistence: bool = False,
+        websockets: bool = False,
         log: str = "all",
         extra: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port = free_port()
+        self.web_port = free_port() if websockets else None
         self.tls = tls is not None
         self._process: subprocess.Popen[bytes] | None = None
         lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(users is None).lower()}"]
+        if websockets:  # beside a plain listener: Mosquitto 2.0.11 ends where there is none but this
+            lines += [f"listener {self.web_port} 127.0.0.1", "protocol websockets"]
         if tls is not None:
             ca, certificate, key = tls
             lines += [f"cafile {ca}", f"certfile {certificate}", f"keyfile {key}"]
@@ -111,6 +115,8 @@ class Mosquitto:
 
     @property
     def url(self) -> str:
+        if self.web_port is not None:
+            return f"{'wss' if self.tls else 'ws'}://localhost:{self.web_port}/mqtt"
         return f"{'mqtts' if self.tls else 'mqtt'}://localhost:{self.port}"
 
     @property
@@ -132,9 +138,12 @@ class Mosquitto:
     def _listens(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"mosquitto ended at once: {self.log}"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
+        for port in filter(None, (self.port, self.web_port)):
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                return False
+        return True
 
     def stop(self) -> None:
         """End it in order: it saves its sessions if it has persistence."""

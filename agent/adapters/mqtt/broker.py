@@ -8,7 +8,7 @@ import ssl
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -18,6 +18,8 @@ from agent.errors import ConfigurationError, Problem
 # MQTT 5's reasons against which only the user can do something: bad user name or password, not authorized,
 # banned, bad authentication method. paho translates MQTT 3.1.1's codes 4 and 5 into the first two.
 BAD_CREDENTIALS: Final = frozenset({134, 135, 138, 140})
+WEBSOCKET_PATH: Final = "/mqtt"  # of ws:// and wss:// without a path: what most brokers use, and Mosquitto allows any
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _HINTS: Final = {
     132: " (try broker.protocol: 3.1.1)",
     142: " (does another agent use the same agent.id or broker.client_id?)",
@@ -54,35 +56,40 @@ class BrokerSettings(Settings, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A broker's address, taken apart."""
+    """A broker's address, taken apart. `path` is a WebSocket's, None without one."""
 
     host: str
     port: int
     tls: bool
+    path: str | None = None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+        scheme = "mqtt" if self.path is None else "ws"
+        return f"{scheme}{'s' if self.tls else ''}://{host}:{self.port}{self.path or ''}"
 
 
 def endpoint(url: str) -> Endpoint:
     """Return the address in `url`.
 
-    Raises ConfigurationError for anything but mqtt://host[:port] and mqtts://host[:port]. A URL with a user
-    in it is refused without being repeated, because a password may follow.
+    Raises ConfigurationError for anything but mqtt[s]://host[:port] and ws[s]://host[:port][/path]. A URL with a user
+    in it is refused without being repeated, because a password may follow; so is one with a query, where tokens stand.
     """
-    expected = "mqtt://host:port or mqtts://host:port"
+    expected = "mqtt://host:port or mqtts://host:port, or ws://host:port/path or wss://host:port/path"
     if "@" in url:
         raise _unusable("broker.url", expected, "a user name in the URL", "use username and password_file")
+    if "?" in url or "#" in url:
+        raise _unusable("broker.url", expected, "a query or fragment in the URL", "leave it out")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise _unusable("broker.url", expected, f"{url!r} ({error})") from None
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or port == 0:
+    web = parts.scheme in ("ws", "wss")
+    if parts.scheme not in _PORTS or not parts.hostname or port == 0 or not (web or not parts.path.strip("/")):
         raise _unusable("broker.url", expected, repr(url))
-    tls = parts.scheme == "mqtts"
-    return Endpoint(parts.hostname, port or (8883 if tls else 1883), tls)
+    path = quote(parts.path or WEBSOCKET_PATH, safe="/%:!$&'()*+,;=~") if web else None
+    return Endpoint(parts.hostname, port or _PORTS[parts.scheme], parts.scheme in ("mqtts", "wss"), path)
 
 
 def password(settings: BrokerSettings) -> str | None:

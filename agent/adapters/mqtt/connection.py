@@ -17,7 +17,7 @@ from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint
 from agent.adapters.mqtt.events import MqttEvents
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
-from agent.adapters.mqtt.wire import CONNECT_TIMEOUT_S, command_of, make_client, options
+from agent.adapters.mqtt.paho_client import CONNECT_TIMEOUT_S, command_of, make_client, options
 from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -1,33 +1,21 @@
 """The socket between the broker and paho: reads in large pieces, keeps PUBLISH packets back, gathers writes.
 
-paho sees an ordinary socket that carries only the packets it has to know about. This is the one place that
-relies on something paho does not document: `Client._create_socket`.
+paho sees an ordinary socket that carries only the packets it has to know about.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
-from agent.adapters.mqtt.broker import Protocol, tls_context
-from agent.adapters.mqtt.events import Command
-from agent.adapters.mqtt.frames import FrameReader, MalformedError
+from agent.adapters.mqtt.frames import MalformedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
 
-    from agent.adapters.mqtt.broker import BrokerSettings, Endpoint
-    from agent.ports import InboundMessage
+    from agent.adapters.mqtt.frames import FrameReader
 
-CONNECT_TIMEOUT_S: Final = 5.0  # for TCP, for TLS and for the broker's answer, each
 READ_BYTES: Final = 65536
 _WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -50,7 +38,7 @@ class Wire:
         try:
             data = self._socket.recv(READ_BYTES)
             if data:
-                self.reader.feed(data)
+                self._feed(data)
             else:
                 self._ended = True
         except _WAIT:
@@ -58,6 +46,9 @@ class Wire:
         except (OSError, MalformedError) as error:
             self.abort(error)
         return True
+
+    def _feed(self, data: bytes) -> None:
+        self.reader.feed(data)
 
     def flush(self) -> None:
         """Write what has been gathered, as far as the network takes it."""
@@ -122,76 +113,3 @@ class Wire:
     def setblocking(self, flag: bool) -> None:  # noqa: FBT001 - the signature of socket.setblocking
         """Pass on."""
         self._socket.setblocking(flag)
-
-
-class WiredClient(Client):
-    """paho's client on a Wire. `reader_factory` makes the reader of each new connection."""
-
-    reader_factory: Callable[[], FrameReader]
-    tls: ssl.SSLContext | None = None
-    wire: Wire | None = None
-
-    def _create_socket(self) -> Wire:
-        sock = socket.create_connection((self.host, self.port), timeout=self.connect_timeout)
-        try:
-            # Acknowledgements and alerts are small and must not wait for one another.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.tls is not None:
-                sock = self.tls.wrap_socket(sock, server_hostname=self.host)
-        except BaseException:
-            sock.close()
-            raise
-        self.wire = Wire(sock, self.reader_factory())
-        return self.wire
-
-
-def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, will_topic: str | None) -> WiredClient:
-    """Return a client that is ready for `reconnect`, with a session that the broker keeps.
-
-    Without a will's topic it has no will, and a session that ends with its connection.
-    Raises ConfigurationError if a TLS file cannot be used.
-    """
-    mqtt5 = settings.protocol == Protocol.V5
-    client = WiredClient(
-        CallbackAPIVersion.VERSION2,
-        client_id=client_id,
-        clean_session=None if mqtt5 else will_topic is None,
-        protocol=MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311,
-        reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
-    )
-    client.tls = tls_context(settings) if address.tls else None
-    client.connect_timeout = CONNECT_TIMEOUT_S
-    client.max_inflight_messages_set(0)  # Connector keeps to the limit that the broker sets
-    if will_topic is not None:
-        client.will_set(will_topic, b"offline", qos=1, retain=True)
-    keepalive_s = max(1, round(settings.keepalive_s))
-    if mqtt5:
-        properties = Properties(PacketTypes.CONNECT)
-        kept_s = 0 if will_topic is None else round(settings.session_expiry_s)
-        properties.SessionExpiryInterval = min(kept_s, 0xFFFFFFFF)
-        properties.ReceiveMaximum = settings.receive_maximum
-        # paho's default, a clean start, would empty the queue that the broker keeps for us.
-        clean = will_topic is None
-        client.connect_async(address.host, address.port, keepalive_s, clean_start=clean, properties=properties)
-    else:
-        client.connect_async(address.host, address.port, keepalive_s)
-    return client
-
-
-def command_of(message: InboundMessage, raw: bytes) -> Command:
-    """Return a command with what its raw MQTT 5 properties say about the answer."""
-    if raw in (b"", b"\0"):
-        return Command(message)
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.unpack(raw)
-    return Command(message, getattr(properties, "ResponseTopic", None), getattr(properties, "CorrelationData", None))
-
-
-def options(name: str, qos: int, *, as_published: bool) -> SubscribeOptions:
-    """Return: no retained messages where the subscription exists already, and never what we published ourselves.
-
-    With `as_published` what its sender wanted to be retained is marked so even when it comes at once.
-    """
-    foreign_only = not name.startswith("$share/")  # there it would be a protocol error
-    handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
-    return SubscribeOptions(qos, noLocal=foreign_only, retainAsPublished=as_published, retainHandling=handling)

@@ -15,23 +15,37 @@ BROKER = Endpoint("broker.local", 1883, tls=False)
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("mqtt://broker.local", ("broker.local", 1883, False)),
-        ("mqtts://broker.local", ("broker.local", 8883, True)),
-        ("mqtt://127.0.0.1:1", ("127.0.0.1", 1, False)),
-        ("mqtts://[::1]:8884/", ("::1", 8884, True)),
+        ("mqtt://broker.local", Endpoint("broker.local", 1883, tls=False)),
+        ("mqtts://broker.local", Endpoint("broker.local", 8883, tls=True)),
+        ("mqtt://127.0.0.1:1", Endpoint("127.0.0.1", 1, tls=False)),
+        ("mqtts://[::1]:8884/", Endpoint("::1", 8884, tls=True)),
+        ("ws://broker.local", Endpoint("broker.local", 80, tls=False, path="/mqtt")),
+        ("wss://broker.local", Endpoint("broker.local", 443, tls=True, path="/mqtt")),
+        ("wss://[::1]:9001/", Endpoint("::1", 9001, tls=True, path="/")),
+        ("ws://broker:9001/a b/ü%20/ws", Endpoint("broker", 9001, tls=False, path="/a%20b/%C3%BC%20/ws")),
     ],
 )
-def test_a_url_names_host_port_and_tls(url, expected):
+def test_a_url_names_host_port_tls_and_path(url, expected):
     found = endpoint(url)
-    assert (found.host, found.port, found.tls) == expected
+    assert found == expected
+    assert endpoint(str(found)) == found
 
 
 @pytest.mark.parametrize(
-    "url", ["", "broker", "http://broker", "mqtt://", "mqtt://broker:0", "mqtt://broker:x", "mqtt://broker/path"]
+    "url",
+    ["", "broker", "http://broker", "mqtt://", "mqtt://broker:0", "mqtt://broker:x", "mqtt://broker/path", "ws:///x"],
 )
 def test_what_is_no_address_of_a_broker_is_refused(url):
     with pytest.raises(ConfigurationError, match=r"broker\.url: expected mqtt://host:port or mqtts://host:port"):
         endpoint(url)
+
+
+@pytest.mark.parametrize("url", ["wss://broker/mqtt?token=secret", "mqtt://broker?secret", "ws://broker/mqtt#secret"])
+def test_a_query_is_refused_and_not_repeated(url):
+    with pytest.raises(ConfigurationError) as caught:
+        endpoint(url)
+    assert "a query or fragment" in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated():
