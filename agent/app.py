@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 
-from agent.adapters.http import HttpServer
+from agent.adapters.http import HttpServer, Pages
 from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
 from agent.adapters.pictures import PictureDecoder
@@ -379,14 +380,11 @@ class Agent(MqttEvents):
     def run(self) -> None:
         """Run until stopped. Raises RefusedError if the broker refuses our credentials before any connection."""
         with closing(self.store):
-            self.http = HttpServer(
-                self.configuration.metrics.listen,
-                self.telemetry.registry,
-                self.healthy,
-                self.ready,
-                self.status,
-            )
-            self.store.lock.listens(self.configuration.metrics.listen)
+            settings = self.configuration.metrics
+            token = "" if settings.credentials_file is None else secrets.token_urlsafe(32)
+            pages = Pages(self.telemetry.registry, self.healthy, self.ready, self.status)
+            self.http = HttpServer(settings, pages, token=token)
+            self.store.lock.listens(settings.listen, token)
             self._worker.start()
             self.mqtt.start()
             notify("READY=1")

@@ -6,12 +6,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agent.adapters.http import is_loopback
 from agent.config import ImageSettings
 from agent.core.budget import share
 from agent.core.calibration import beyond_support
 
 if TYPE_CHECKING:
-    from agent.config import Configuration
+    from agent.adapters.http import is_loopback
+from agent.config import Configuration
 
 _ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
 
@@ -43,6 +45,9 @@ def warnings(configuration: Configuration) -> list[str]:
                 f"agent.false_alarms {whole.text}: the streams' own budgets allow {times:.3g} times as many; "
                 "lower them, or raise it"
             )
+    metrics = configuration.metrics
+    if metrics.cert_file is None and not is_loopback(metrics.address[0]):
+        found.append(f"metrics.listen {metrics.listen}: passwords and tokens come in clear text; set cert_file for TLS")
     password = configuration.broker.password_file
     if password is not None:
         path = Path(password)

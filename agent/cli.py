@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="write a picture of what was shown (.svg); with --images of the pictures (.png, .jpg)",
     )
+    credential = commands.add_parser(
+        "credential", help="make a line of metrics.credentials_file: of a password that is asked for, or of a new token"
+    )
+    credential.add_argument("scheme", choices=["basic", "bearer"])
+    credential.add_argument("name", help="basic: the user name; bearer: what tells tokens apart in the file")
+    credential.add_argument("--token", type=Path, metavar="FILE", help="bearer: new file for the token, for Prometheus")
     commands.add_parser("encoders", help="list installed encoder bundles, measured here")
     return top
 
@@ -174,7 +180,7 @@ def _reload(options: argparse.Namespace) -> int:
     from agent.remote import RemoteAgent  # noqa: PLC0415  as above
 
     configuration = load_configuration(options.config)
-    agent = RemoteAgent(configuration.agent.state_dir, configuration.metrics.listen)
+    agent = RemoteAgent(configuration.agent.state_dir, configuration.metrics)
     result = agent.reload(options.config)
     for problem in result.problems:
         sys.stderr.write(f"{problem}\n")
@@ -343,6 +349,32 @@ def _encoders(options: argparse.Namespace) -> int:
     return 0
 
 
+def _credential(options: argparse.Namespace) -> int:
+    import getpass  # noqa: PLC0415  as above
+    import secrets  # noqa: PLC0415  as above
+
+    from agent.adapters.http_access import MIN_SECRET_CHARACTERS, line_of  # noqa: PLC0415  as above
+
+    if (options.token is None) != (options.scheme == "basic"):
+        parser().error("credential: expected --token FILE with bearer, and only there")
+    if options.token is not None:
+        secret = secrets.token_urlsafe(32)
+    else:
+        secret = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\r\n")
+    try:
+        line = line_of(options.scheme, options.name, secret)
+    except ValueError:
+        parser().error(
+            "credential: expected a name without blanks and colons, and a password of at least "
+            f"{MIN_SECRET_CHARACTERS} characters"
+        )
+    if options.token is not None:
+        with os.fdopen(os.open(options.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret)
+    sys.stdout.write(f"{line}\n")
+    return 0
+
+
 def _shape(shape: list[int]) -> str:
     return " x ".join(map(str, shape))
 
@@ -356,6 +388,7 @@ _COMMANDS: Final = {
     "replay": _replay,
     "prime": _prime,
     "demo": _demo,
+    "credential": _credential,
     "encoders": _encoders,
 }
 

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 
 from agent.adapters.homeassistant import HomeAssistantSettings
+from agent.adapters.http import MetricsSettings, metrics_problems
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
 from agent.adapters.payload import PayloadSettings, TimeSettings
 from agent.adapters.pictures import PictureSettings, picture_problems
@@ -27,7 +28,6 @@ from agent.settings_builder import Builder, key_of
 
 MAX_FILE_BYTES: Final = 1 << 20
 NO_ENCODER: Final = "none"
-_LAST_PORT: Final = 65535
 
 
 class AgentSettings(Settings, frozen=True):
@@ -128,12 +128,6 @@ class ImageSettings(PictureSettings, frozen=True, kw_only=True, tag_field="kind"
 StreamSettings: TypeAlias = SensorSettings | ImageSettings
 
 
-class MetricsSettings(Settings, frozen=True):
-    """Where Prometheus finds us."""
-
-    listen: str = "127.0.0.1:9791"
-
-
 class CommandSettings(Settings, frozen=True):
     """Whether operators may command over MQTT, and below which topic an answer may go where they ask for it."""
 
@@ -205,13 +199,13 @@ def load_configuration(path: Path) -> Configuration:
     return msgspec.convert(made, Configuration)
 
 
-def whereabouts(path: Path) -> tuple[str, str]:
-    """Return the state directory and where the agent listens, of a file that may be wrong elsewhere. Raises OSError."""
+def whereabouts(path: Path) -> tuple[str, MetricsSettings]:
+    """Return the state directory and how the agent listens, of a file that may be wrong elsewhere. Raises OSError."""
     builder = Builder(str(path), path.read_bytes()[:MAX_FILE_BYTES])
     builder.build(Configuration)
     agent: Any = builder.made.get("agent", AgentSettings())
     metrics: Any = builder.made.get("metrics", MetricsSettings())
-    return agent.state_dir, metrics.listen
+    return agent.state_dir, metrics
 
 
 def _cross_check(builder: Builder) -> None:
@@ -236,9 +230,8 @@ def _cross_check(builder: Builder) -> None:
                 for problem in error.problems:
                     builder.complain(f"{path}.url", problem.expected, problem.found, problem.remedy)
         elif isinstance(made, MetricsSettings):
-            host, _, port = made.listen.rpartition(":")
-            if not host or not port.isdecimal() or int(port) > _LAST_PORT:
-                builder.complain(f"{path}.listen", "HOST:PORT such as 127.0.0.1:9791", repr(made.listen))
+            for problem in metrics_problems(made):
+                builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
         elif isinstance(made, AgentSettings):
             if made.false_alarms is not None and made.false_alarms.per_s is None:
                 found = repr(made.false_alarms.text)

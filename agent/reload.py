@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.adapters.http import MetricsSettings
 from agent.adapters.systemd import notify
 from agent.errors import ConfigurationError, Problem, RedshankError
 from agent.reconfiguration import EntryChange
@@ -126,7 +127,8 @@ class Reloader:
 
 def fixed_problems(file: str, before: Configuration, after: Configuration) -> list[Problem]:
     """Return what differs that only a restart can change: what the agent is known by, and where it is found."""
-    names = [("agent", "id"), ("agent", "state_dir"), ("agent", "topic_prefix"), ("metrics", "listen")]
+    names = [("agent", name) for name in ("id", "state_dir", "topic_prefix")]
+    names += [("metrics", name) for name in MetricsSettings.__struct_fields__]
     problems = []
     for section, key in names:
         old, new = getattr(getattr(before, section), key), getattr(getattr(after, section), key)

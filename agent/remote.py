@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from http.client import HTTPConnection, HTTPException
+import ssl
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
@@ -17,6 +19,7 @@ from agent.errors import RemoteError
 from agent.status import Status
 
 if TYPE_CHECKING:
+    from agent.adapters.http import MetricsSettings
     from agent.reload import ReloadResult
 
 RELOAD_S: Final = 300.0  # a new encoder may be timed first
@@ -28,19 +31,21 @@ _POLL_S: Final = 0.2
 class RemoteAgent:
     """The agent that holds a state directory, or that listens at an address if we may not know who holds it."""
 
-    def __init__(self, state_dir: str, listen: str) -> None:
-        self._directory, self._listen = Path(state_dir), listen
+    def __init__(self, state_dir: str, metrics: MetricsSettings) -> None:
+        self._directory, self._listen, self._certificate = Path(state_dir), metrics.listen, metrics.cert_file
+        self._headers: dict[str, str] = {}
         with contextlib.suppress(PermissionError):
             held = holder(self._directory)
-            self._listen = listen if held is None else held.listen or listen
+            if held is not None and held.listen:
+                self._listen = held.listen
+                self._headers = {"Authorization": f"Bearer {held.token}"} if held.token else {}
 
     def status(self) -> Status:
         """Return how it is. Raises RemoteError if nobody tells."""
-        host, _, port = self._listen.rpartition(":")
-        host = host.strip("[]")
-        connection = HTTPConnection(_ANYWHERE.get(host, host), int(port), timeout=_TIMEOUT_S)
+        connection = None
         try:
-            connection.request("GET", "/status")
+            connection = self._connection()
+            connection.request("GET", "/status", headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException) as error:
@@ -49,12 +54,30 @@ class RemoteAgent:
                 "start it, or name its configuration with --config"
             ) from error
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            raise RemoteError(
+                f"{self._directory}: expected the right to read the agent's token there, found none; "
+                "run this as root, or as the agent's user"
+            )
         try:
             return msgspec.json.decode(body, type=Status)
         except msgspec.DecodeError as error:
-            what = "one that is too busy to answer" if answer.status == 503 else "something else"  # noqa: PLR2004
+            busy = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            what = "one that is too busy to answer" if busy else "something else"
             raise RemoteError(f"expected an agent at {self._listen} (metrics.listen), found {what}") from error
+
+    def _connection(self) -> HTTPConnection:
+        host, _, port = self._listen.rpartition(":")
+        host = host.strip("[]")
+        host = _ANYWHERE.get(host, host)
+        if self._certificate is None:
+            return HTTPConnection(host, int(port), timeout=_TIMEOUT_S)
+        context = ssl.create_default_context(cafile=self._certificate)
+        context.check_hostname = False  # whatever name it is for: it has to be this very certificate
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return HTTPSConnection(host, int(port), timeout=_TIMEOUT_S, context=context)
 
     def reload(self, file: Path) -> ReloadResult:
         """Let it read its file anew; return what that led to. Raises RemoteError if it cannot be asked."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -425,6 +426,38 @@ def test_a_metrics_address_in_use_ends_the_daemon_with_1_and_is_named(mosquitto,
     taken = f"127.0.0.1:{mosquitto.port}"
     assert main(["run", "--config", str(configure(f'url: "{mosquitto.url}"', listen=taken))]) == 1
     assert f"metrics.listen: expected an address that is ours and free, found {taken}" in capsys.readouterr().err
+
+
+# credential
+
+
+def test_a_password_becomes_a_line_that_lets_it_in(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse battery\n"))
+    assert main(["credential", "basic", "prometheus"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"basic prometheus scrypt:16384:8:1:\S{24}:\S{44}\n", out)
+    assert err == ""
+
+
+def test_a_token_is_written_once_where_only_its_owner_reads_it(tmp_path, capsys):
+    path = tmp_path / "token"
+    assert main(["credential", "bearer", "prometheus", "--token", str(path)]) == 0
+    line = capsys.readouterr().out
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(path.read_text()) == 43
+    assert path.read_text() not in line
+    assert main(["credential", "bearer", "prometheus", "--token", str(path)]) == 1  # it is there already
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bearer", "a"], ["basic", "a", "--token", "f"], ["basic", "a:b"], ["basic", "a"]]
+)
+def test_what_cannot_be_a_credential_is_wrong_use(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+    with pytest.raises(SystemExit) as ended:
+        main(["credential", *arguments])
+    assert ended.value.code == 2
+    assert "credential: expected" in capsys.readouterr().err
 
 
 # demo, and the command line itself

@@ -43,6 +43,23 @@ def test_a_short_configuration_is_filled_with_defaults(tmp_path):
     assert made.metrics.listen == "127.0.0.1:9791"
 
 
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        (
+            "listen: 0.0.0.0:9791",
+            "1 metrics.listen: expected metrics.credentials_file beside an address that others reach",
+        ),
+        ("listen: '[::]:9791'", "make one by `redshank credential`, or listen at 127.0.0.1"),
+        ("key_file: /k", "1 metrics.key_file: expected cert_file beside it"),
+        ("listen: 127.0.0.1:99999", "expected HOST:PORT such as 127.0.0.1:9791"),
+    ],
+)
+def test_others_are_let_in_only_with_credentials(tmp_path, metrics, says):
+    (problem,) = problems(tmp_path, f"metrics: {{{metrics}}}\n" + GOOD)
+    assert says in problem
+
+
 def test_words_become_seconds_bytes_and_rates(tmp_path):
     text = "agent: {snapshot_interval: 90s, max_payload: 2MiB}\n" + with_stream(
         "alert: {false_alarms: 3 per day, cooldown: 1.5h, severity: info, min_change: {temp: 0.5, flow: 10 %, v: 2}}"

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from agent.adapters.telemetry import Telemetry
+from agent.config import load_configuration
 from tests.brokers import Peer, free_port, wait_until
 from tests.test_agent import Process, publish
 
@@ -55,6 +56,16 @@ def test_the_example_and_the_rules_are_what_prometheus_takes():
     assert "22 rules found" in promtool("check", "config", DEPLOY / "prometheus.yml") + promtool(
         "check", "rules", RULES
     )
+
+
+def test_what_is_shown_for_agents_elsewhere_is_what_both_sides_take(tmp_path):
+    agent, prometheus = re.findall(r"```yaml\n(.+?)```", (ROOT / "docs" / "prometheus.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "redshank.yaml").write_text(agent + "streams: [{name: pump, topic: a, encoder: none}]\n")
+    assert (
+        load_configuration(tmp_path / "redshank.yaml").metrics.credentials_file == "/etc/redshank/metrics.credentials"
+    )
+    (tmp_path / "prometheus.yml").write_text(prometheus)
+    promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)

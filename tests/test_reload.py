@@ -132,9 +132,12 @@ def test_what_only_a_restart_changes_is_named(tmp_path):
 
     old = read("agent: {id: pi, max_streams: 5}")
     assert fixed_problems("f", old, read("agent: {id: pi, max_streams: 6}\ncommands: {enabled: true}")) == []
-    new = read("agent: {id: pc, state_dir: /s, topic_prefix: x}\nmetrics: {listen: '127.0.0.1:1'}")
+    new = read(
+        "agent: {id: pc, state_dir: /s, topic_prefix: x}\nmetrics: {listen: '127.0.0.1:1', credentials_file: /c}"
+    )
     found = list(map(str, fixed_problems("f", old, new)))
     assert [one.split(":")[0] for one in found] == [
-        "f agent.id", "f agent.state_dir", "f agent.topic_prefix", "f metrics.listen"
+        "f agent.id", "f agent.state_dir", "f agent.topic_prefix", "f metrics.listen",
+        "f metrics.credentials_file",
     ]  # fmt: skip
     assert found[0] == "f agent.id: expected 'pi' as at the start, found 'pc'; restart the agent to change it"

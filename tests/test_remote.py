@@ -9,7 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from agent import remote
-from agent.adapters.http import HttpServer
+from agent.adapters.http import HttpServer, MetricsSettings, Pages
+from agent.adapters.http_access import line_of
 from agent.adapters.statelock import StateLock
 from agent.config import whereabouts
 from agent.errors import RemoteError
@@ -36,12 +37,22 @@ class Answers:
 def serve():
     with contextlib.ExitStack() as stack:
 
-        def make(*answers, host="127.0.0.1"):
-            server = HttpServer(f"{host}:0", CollectorRegistry(), bool, bool, Answers(*answers))
+        def make(*answers, host="127.0.0.1", token="", **settings):
+            pages = Pages(CollectorRegistry(), bool, bool, Answers(*answers))
+            server = HttpServer(MetricsSettings(listen=f"{host}:0", **settings), pages, token=token)
             stack.callback(server.stop)
             return server.port
 
         yield make
+
+
+@pytest.fixture
+def credentials(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.adapters.http_access._COST", (16, 8, 1))
+    path = tmp_path / "credentials"
+    path.write_text(line_of("basic", "prometheus", "correct horse battery"))
+    path.chmod(0o600)
+    return str(path)
 
 
 @pytest.fixture
@@ -58,6 +69,10 @@ def signals(monkeypatch):
     return sent
 
 
+def agent_at(folder, listen, **settings):
+    return RemoteAgent(str(folder), MetricsSettings(listen=listen, **settings))
+
+
 def after(reloads, last=None, *, reloading=False):
     of = STATUS.configuration
     return msgspec.structs.replace(
@@ -67,12 +82,33 @@ def after(reloads, last=None, *, reloading=False):
 
 @pytest.mark.parametrize(("host", "listen"), [("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.1"), ("[::1]", "[::]")])
 def test_an_agent_is_asked_where_its_configuration_says(serve, tmp_path, host, listen):
-    assert RemoteAgent(str(tmp_path), f"{listen}:{serve(STATUS, host=host)}").status() == STATUS
+    assert agent_at(tmp_path, f"{listen}:{serve(STATUS, host=host)}").status() == STATUS
 
 
 def test_an_agent_that_holds_the_directory_tells_itself_where_it_listens(serve, tmp_path, held):
     held.listens(f"127.0.0.1:{serve(STATUS)}")
-    assert RemoteAgent(str(tmp_path), "127.0.0.1:1").status() == STATUS
+    assert agent_at(tmp_path, "127.0.0.1:1").status() == STATUS
+
+
+def test_who_may_read_the_state_directory_needs_no_password_and_others_are_told_why(
+    serve, tmp_path, held, credentials, authority
+):
+    certificate, key = map(str, authority.issue("metrics", host="DNS:elsewhere"))
+    settings = {"credentials_file": credentials, "cert_file": certificate}
+    port = serve(STATUS, host="0.0.0.0", token="of-our-own", key_file=key, **settings)
+    held.listens(f"0.0.0.0:{port}", "of-our-own")
+    assert agent_at(tmp_path, "127.0.0.1:1", **settings).status() == STATUS
+    with pytest.raises(RemoteError, match="the right to read the agent's token there, found none; run this as root"):
+        agent_at(tmp_path / "elsewhere", f"127.0.0.1:{port}", **settings).status()
+
+
+def test_another_certificate_is_not_taken_for_the_agents(serve, tmp_path, authority):
+    certificate, key = map(str, authority.issue("metrics", host="DNS:localhost"))
+    other, _ = map(str, authority.issue("other", host="DNS:localhost"))
+    port = serve(STATUS, cert_file=certificate, key_file=key)
+    assert agent_at(tmp_path, f"127.0.0.1:{port}", cert_file=certificate).status() == STATUS
+    with pytest.raises(RemoteError, match="CERTIFICATE_VERIFY_FAILED"):
+        agent_at(tmp_path, f"127.0.0.1:{port}", cert_file=other).status()
 
 
 @pytest.mark.parametrize(
@@ -81,20 +117,20 @@ def test_an_agent_that_holds_the_directory_tells_itself_where_it_listens(serve, 
 )
 def test_an_answer_that_is_none_is_said_so(serve, tmp_path, answer, found):
     with pytest.raises(RemoteError, match=rf"expected an agent at 127.0.0.1:\d+ .*, found {found}"):
-        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(answer)}").status()
+        agent_at(tmp_path, f"127.0.0.1:{serve(answer)}").status()
 
 
 def test_who_asks_for_a_reload_waits_for_what_it_led_to(serve, tmp_path, held, signals):
     port = serve(after(1), after(1, reloading=True), after(2, DONE, reloading=True), after(3, DONE))
     held.listens(f"127.0.0.1:{port}")
-    assert RemoteAgent(str(tmp_path), "").reload(FILE) == DONE
+    assert agent_at(tmp_path, "").reload(FILE) == DONE
     assert signals == [(os.getpid(), "SIGHUP")]
 
 
 def test_a_replay_is_not_signalled(serve, tmp_path, held, signals):
     del held  # without a word of where it listens
     with pytest.raises(RemoteError, match="expected an agent that uses it, found none"):
-        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(STATUS)}").reload(FILE)
+        agent_at(tmp_path, f"127.0.0.1:{serve(STATUS)}").reload(FILE)
     assert signals == []
 
 
@@ -104,14 +140,14 @@ def test_who_may_not_signal_the_agent_is_told_what_to_do(serve, tmp_path, monkey
 
     monkeypatch.setattr(remote, "holder", refused)
     with pytest.raises(RemoteError, match="run this as root, or as the agent's user"):
-        RemoteAgent(str(tmp_path), f"127.0.0.1:{serve(STATUS)}").reload(FILE)
+        agent_at(tmp_path, f"127.0.0.1:{serve(STATUS)}").reload(FILE)
 
 
 def test_a_reload_that_takes_for_ever_is_not_waited_for(serve, tmp_path, held, signals, monkeypatch):
     monkeypatch.setattr(remote, "RELOAD_S", 0.0)
     held.listens(f"127.0.0.1:{serve(STATUS)}")
     with pytest.raises(RemoteError, match="expected an answer within 0 s"):
-        RemoteAgent(str(tmp_path), "").reload(FILE)
+        agent_at(tmp_path, "").reload(FILE)
     assert len(signals) == 1
 
 
@@ -126,4 +162,5 @@ def test_a_reload_that_takes_for_ever_is_not_waited_for(serve, tmp_path, held, s
 def test_where_an_agent_is_found_is_read_from_a_file_that_is_wrong_elsewhere(tmp_path, text, found):
     path = tmp_path / "redshank.yaml"
     path.write_text(text)
-    assert whereabouts(path) == found
+    directory, metrics = whereabouts(path)
+    assert (directory, metrics.listen) == found

@@ -17,17 +17,21 @@ _MAX_BYTES: Final = 1000
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """The process that holds a state directory. `listen` is where an agent is asked; a replay is not, and has none."""
+    """The process that holds a state directory. `listen` is where an agent is asked; a replay is not, and has none.
+
+    `token` lets in who may read the directory, where the agent asks others for a password.
+    """
 
     pid: int
     listen: str = ""
+    token: str = ""
 
 
 class StateLock:
     """Holds a directory for this process; the system lets it go with the process. Raises StateError if it is held."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = (directory / _NAME).open("ab", buffering=0)
+        self._file = os.fdopen(os.open(directory / _NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", 0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -42,9 +46,11 @@ class StateLock:
             ) from error
         self._tell(Holder(os.getpid()))
 
-    def listens(self, address: str) -> None:
+    def listens(self, address: str, token: str = "") -> None:
         """Tell others that this is an agent, which they find at HOST:PORT and may ask to reload."""
-        self._tell(Holder(os.getpid(), address))
+        with contextlib.suppress(OSError):
+            os.fchmod(self._file.fileno(), 0o600)
+        self._tell(Holder(os.getpid(), address, token))
 
     def close(self) -> None:
         """Let the directory go."""

@@ -21,6 +21,16 @@ def test_others_see_who_holds_a_directory_and_where_an_agent_listens(lock, tmp_p
     assert holder(tmp_path) == Holder(os.getpid())
     lock.listens("127.0.0.1:9791")
     assert holder(tmp_path) == Holder(os.getpid(), "127.0.0.1:9791")
+    lock.listens("0.0.0.0:9791", "secret")
+    assert holder(tmp_path) == Holder(os.getpid(), "0.0.0.0:9791", "secret")
+
+
+def test_nobody_else_reads_the_token(tmp_path):
+    (tmp_path / "lock").touch(0o644)  # of an earlier version
+    held = StateLock(tmp_path)
+    held.listens("0.0.0.0:9791", "secret")
+    assert (tmp_path / "lock").stat().st_mode & 0o777 == 0o600
+    held.close()
 
 
 def test_a_second_process_is_told_which_one_is_first(lock, tmp_path):
