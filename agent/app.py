@@ -29,11 +29,12 @@ from agent.commands import Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
 from agent.errors import ConfigurationError, Problem
-from agent.pipeline import Outcome, Pipeline, wildcard_parts
+from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
 from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
+from agent.topic_pattern import wildcard_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -13,7 +13,7 @@ import msgspec
 from agent.adapters.homeassistant import HomeAssistantSettings
 from agent.adapters.http import MetricsSettings, metrics_problems
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
-from agent.adapters.payload import PayloadSettings, TimeSettings
+from agent.adapters.payload import PayloadSettings, RawSettings, TimeSettings, payload_problems
 from agent.adapters.pictures import PictureSettings, picture_problems
 from agent.core.alerting import MAX_SNOOZE_S, AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
@@ -25,6 +25,7 @@ from agent.core.types import Budget, Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
+from agent.topic_pattern import valid_filter
 
 MAX_FILE_BYTES: Final = 1 << 20
 NO_ENCODER: Final = "none"
@@ -167,6 +168,7 @@ POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     SensorSettings: ("period_s", "season_s"),
     ImageSettings: ("every_s",),
     SilenceSettings: ("after_s",),
+    RawSettings: ("sample_rate",),
     BrokerSettings: ("keepalive_s", "max_message_size"),
 }
 
@@ -290,8 +292,8 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
     def complain(key: str, expected: str, found: object, remedy: str = "") -> None:
         builder.complain(f"{path}.{key}", expected, repr(found), remedy)
 
-    if len(stream.delimiter) != 1 or stream.delimiter in '"\r\n':
-        complain("delimiter", "one character", stream.delimiter)
+    for problem in payload_problems(stream):
+        builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
     for channel in stream.channels:
         if channel in stream.ignore_channels or channel.startswith(tuple(f"{one}." for one in stream.ignore_channels)):
             complain("ignore_channels", "none of the channels", channel, "remove it here or there")
@@ -309,17 +311,3 @@ def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
         builder.complain(
             f"{path}.alert.min_change", "none: pictures have no channels", ", ".join(stream.alert.min_change)
         )
-
-
-def valid_filter(topic: str) -> bool:
-    """Tell whether this is an MQTT topic filter (MQTT 5, section 4.7.1)."""
-    levels = topic.split("/")
-    return (
-        bool(topic)
-        and "\0" not in topic
-        and len(topic.encode()) < 1 << 16
-        and all(
-            ("+" not in level or level == "+") and ("#" not in level or (level == "#" and index == len(levels) - 1))
-            for index, level in enumerate(levels)
-        )
-    )

@@ -125,6 +125,8 @@ def _positive(made: dict[str, Any]) -> dict[str, Any]:
     """Return the schema without zero."""
     if "anyOf" in made:
         return {"anyOf": [_positive(one) if one != {"type": "null"} else one for one in made["anyOf"]]}
+    if "pattern" not in made:
+        return made | {"exclusiveMinimum": 0}
     return made | {"pattern": made["pattern"].replace("^", "^" + _ABOVE_ZERO, 1)}
 
 

@@ -26,6 +26,7 @@ from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
 from agent.stream import SensorStream, Stream, alert_row
+from agent.topic_pattern import wildcard_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -581,24 +582,6 @@ def judge(
     raised = transition is not None and transition.event is AlertEvent.RAISED
     budget.decide(at, score, raised=raised, alert=machine.id)
     return transition
-
-
-def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:
-    """Return what the wildcards of a filter stand for in a topic, or None if it does not match (MQTT 5, 4.7)."""
-    wanted, given = topic_filter.split("/"), topic.split("/")
-    if topic.startswith("$") and not topic_filter.startswith("$"):
-        return None
-    parts: list[str] = []
-    for index, level in enumerate(wanted):
-        if level == "#":
-            return parts + given[index:]
-        if index >= len(given):
-            return None
-        if level == "+":
-            parts.append(given[index])
-        elif level != given[index]:
-            return None
-    return parts if len(wanted) == len(given) else None
 
 
 def stream_name(name: str, parts: list[str]) -> str:

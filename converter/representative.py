@@ -170,8 +170,9 @@ def _cut(recordings: list[Path], settings: Configuration, shape: tuple[int, ...]
     So the later ones are scaled by what is usual in the earlier ones; no window reaches from one into the next.
     """
     from agent.adapters.store import Store  # noqa: PLC0415  only for this source
-    from agent.pipeline import stream_name, wildcard_parts  # noqa: PLC0415  as above
+    from agent.pipeline import stream_name  # noqa: PLC0415  as above
     from agent.replay import replay  # noqa: PLC0415  as above
+    from agent.topic_pattern import wildcard_parts  # noqa: PLC0415  as above
 
     made = []
     with tempfile.TemporaryDirectory() as folder:

@@ -109,7 +109,10 @@ streams:
     ("line", "words"),
     [
         ("topic: a/#/b", "once"),
-        ("format: msgpack", "one of json, csv, value"),
+        ("format: yaml", "one of json, csv, value"),
+        ("format: raw\n    raw: {sample_rate: 0}", "more than 0"),
+        ("format: raw\n    raw: {skip: 2}", "a size"),
+        ("format: value\n    time: {path: ts}", "none with format: value"),
         ("kind: video", "one of sensor, image"),
         ("kind: [sensor]", "one of sensor, image"),
         ("qos: 2", "0 or 1"),

@@ -27,9 +27,10 @@ from agent.commands import _HANDLERS, COMMANDS, AnyOrder
 from agent.config import Configuration, load_configuration
 from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 from agent.core.types import Budget, Settings
-from agent.pipeline import Pipeline, wildcard_parts
+from agent.pipeline import Pipeline
 from agent.publications import LastAlert, announcements_of
 from agent.settings_builder import key_of
+from agent.topic_pattern import wildcard_parts
 from tests.brokers import Peer, wait_until
 from tests.homes import ENVIRONMENT, entities
 

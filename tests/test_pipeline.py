@@ -15,7 +15,7 @@ from agent.alert_message import timestamp
 from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
-from agent.pipeline import Pipeline, stream_name, wildcard_parts
+from agent.pipeline import Pipeline, stream_name
 from agent.ports import InboundMessage
 
 BEGUN = 1_700_000_000.0
@@ -348,24 +348,6 @@ def test_a_snapshot_made_with_other_settings_is_set_aside(make, tmp_path):
 @given(st.lists(st.text("a/#+%", max_size=4), max_size=4), st.lists(st.text("a/#+%", max_size=4), max_size=4))
 def test_names_of_streams_are_injective(first, second):
     assert (stream_name("x", first) == stream_name("x", second)) == (first == second)
-
-
-@pytest.mark.parametrize(
-    ("topic_filter", "topic", "parts"),
-    [
-        ("a/+/c", "a/b/c", ["b"]),
-        ("a/#", "a", []),
-        ("a/#", "a/b/c", ["b", "c"]),
-        ("#", "$SYS/x", None),
-        ("$SYS/#", "$SYS/x", ["x"]),
-        ("a/+", "a/b/c", None),
-        ("a/+/c", "a/b", None),
-        ("a", "b", None),
-        ("+/+", "/", ["", ""]),
-    ],
-)
-def test_wildcards_stand_for_parts_of_a_topic(topic_filter, topic, parts):
-    assert wildcard_parts(topic_filter, topic) == parts
 
 
 def test_a_value_that_no_longer_changes_is_an_alert_of_its_own_until_it_changes(make, schema):
