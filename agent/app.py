@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 import msgspec
 
 from agent.adapters.http import HttpServer, Pages
-from agent.adapters.mqtt import Command, MqttClient, MqttEvents, Token, Topics
+from agent.adapters.mqtt import Command, Hearing, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
 from agent.adapters.pictures import PictureDecoder
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
@@ -243,6 +243,7 @@ class Agent(MqttEvents):
         self._delivered: deque[int] = deque()
         self._handed = 0
         self._told_dropped = 0
+        self._said_stuck = False
         self._ever_connected = False
         self._connected_since: float | None = None
         self.moved_at = self._saved_at = self._started_at = monotonic()
@@ -258,6 +259,7 @@ class Agent(MqttEvents):
             announcements_of(configuration, self.topics),
             self._on_disk,
         )
+        self.telemetry.worker_idle.set_function(lambda: monotonic() - self.moved_at)
         self.reloader = Reloader(self._prepare, self._arrived.set, self.telemetry)
         self._question = Question(self._arrived.set)
         self._worker = threading.Thread(target=self._work, name="worker", daemon=True)
@@ -397,6 +399,7 @@ class Agent(MqttEvents):
                     if monotonic() - told < (watchdog_s or _LOOK_S):
                         continue
                     told = monotonic()
+                    self._look_at_worker()
                     notify(f"STATUS={self.summary()}")
                     if watchdog_s is not None and self.healthy():
                         notify("WATCHDOG=1")
@@ -411,26 +414,43 @@ class Agent(MqttEvents):
         if self.refused is not None:
             raise self.refused
 
+    def _look_at_worker(self) -> None:
+        """Say once when it stops moving, and when it moves again."""
+        stuck = self.stuck()
+        if stuck and not self._said_stuck:
+            logger.error("the worker has not moved for %.0f s", monotonic() - self.moved_at)
+            self.publications.say_stuck()
+        elif self._said_stuck and not stuck:
+            logger.warning("the worker moves again")
+        self._said_stuck = stuck
+
     def stop(self) -> None:
         """Ask for the end; safe in a signal handler."""
         self._stopping.set()
 
     def ready(self) -> bool:
-        """Tell whether the broker has accepted us and holds every subscription."""
+        """Tell whether the broker has accepted us, holds every subscription and, as far as is known, delivers."""
         wanted = [stream.topic for stream in self.configuration.streams]
         if self.configuration.commands.enabled:
             wanted.append(self.topics.command)
-        return self.mqtt.connected and all(topic in self._held for topic in wanted)
+        hears = self.mqtt.ears.hearing is not Hearing.LOST
+        return self.mqtt.connected and hears and all(topic in self._held for topic in wanted)
 
     def healthy(self) -> bool:
-        """Tell whether the worker really moves."""
-        return monotonic() - self.moved_at < _STUCK_S
+        """Tell whether the worker really moves, and connecting anew has not failed to make the broker deliver again."""
+        return not self.stuck() and not self.mqtt.ears.hopeless
+
+    def stuck(self) -> bool:
+        """Tell whether the worker has not moved for long."""
+        return monotonic() - self.moved_at >= _STUCK_S
 
     def summary(self) -> str:
         """Return one line for systemctl status."""
         streams = list(self.pipeline.streams.values())
         learning = sum(stream.phase is StreamPhase.LEARNING for stream in streams)
         broker = "connected" if self.mqtt.connected else "broker away"
+        if self.mqtt.ears.hearing is Hearing.LOST:
+            broker += ", but it does not deliver"
         return f"{broker}, {len(streams)} streams, {learning} learning"
 
     def reload(self) -> None:
@@ -658,7 +678,7 @@ class Agent(MqttEvents):
                 reloader.done,
                 reloader.last,
             ),
-            broker=BrokerStatus(configuration.broker.url, self.mqtt.connected),
+            broker=BrokerStatus(configuration.broker.url, self.mqtt.connected, self.mqtt.ears.hearing),
             streams_total=len(streams),
             learning=learning,
             firing=firing,
@@ -668,6 +688,10 @@ class Agent(MqttEvents):
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
         telemetry.queue_length.set(len(self._queue))
+        ears = self.mqtt.ears
+        for hearing in Hearing:
+            telemetry.broker_hearing.labels(hearing.value).set(hearing is ears.hearing)
+        telemetry.echo_seconds.set(ears.round_trip_s)
         telemetry.outbox_dropped.inc(self.store.outbox_dropped - self._told_dropped)
         self._told_dropped = self.store.outbox_dropped
         telemetry.streams_max.set(self.pipeline.streams_max)

@@ -1,7 +1,8 @@
 """What the agent has the broker keep: states, heatmaps, announcements to Home Assistant; and how it is cleared.
 
-The worker's, apart from `renew` and `greet`. Nothing is published twice for nothing: what was is remembered until a
-new connection, or Home Assistant, asks for all of it again. What the client cannot take now is tried again later.
+The worker's, apart from `renew`, `greet` and `say_stuck`. Nothing is published twice for nothing: what was is
+remembered until a new connection, or Home Assistant, asks for all of it again. What the client cannot take now is tried
+again later.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class Publications:
         self._telemetry, self._on_disk = telemetry, on_disk
         self._greeted = False
         self._agent: tuple[object, float] | None = None  # what the agent's state said last, and when
+        self._told: dict[str, object] = {}  # all of it
         self._states: dict[str, tuple[object, float]] = {}  # of each stream, likewise
         self._heatmaps: dict[str, bytes] = {}  # to be published
         self._announcements: Announcements | None = None
@@ -109,6 +111,13 @@ class Publications:
     def greet(self) -> None:
         """Have everything announced again: Home Assistant has started. Any thread's."""
         self._greeted = True
+
+    def say_stuck(self) -> None:
+        """Publish that the worker does not move; it takes that back itself. The main thread's."""
+        if self._told:
+            self._agent = None
+            told = {**self._told, "hearing": self.mqtt.ears.hearing, "stuck": True}
+            self.mqtt.publish(self._topics.agent_state, msgspec.json.encode(told), qos=1, retain=True)
 
     def told(self, outcome: Outcome, now: float, at: float) -> None:
         """Publish the states of streams whose alerts, now on disk, have changed."""
@@ -173,7 +182,9 @@ class Publications:
 
     def _publish_agent(self, now: float) -> None:
         streams = list(self._streams.values())
-        counts = {
+        counts: dict[str, object] = {
+            "hearing": self.mqtt.ears.hearing,
+            "stuck": False,
             "streams": len(streams),
             "learning": sum(stream.phase is StreamPhase.LEARNING for stream in streams),
             "firing": sum(stream.firing for stream in streams),
@@ -182,7 +193,7 @@ class Publications:
         if counts != before or now - said_at >= STATE_S:
             body = {**counts, **self._telemetry.totals()}
             if self._retain(self._topics.agent_state, msgspec.json.encode(body)):
-                self._agent = (counts, now)
+                self._agent, self._told = (counts, now), body
 
     def _publish_heatmaps(self) -> None:
         for name in list(self._heatmaps):

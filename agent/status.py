@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.adapters.mqtt import Hearing
 from agent.core.alerting import AlertKind, AlertState
 from agent.core.types import StreamPhase
 from agent.reload import ReloadResult
@@ -56,10 +57,11 @@ class ConfigurationStatus(msgspec.Struct, frozen=True):
 
 
 class BrokerStatus(msgspec.Struct, frozen=True):
-    """Where the broker is, and whether it has accepted us."""
+    """Where the broker is, whether it has accepted us, and whether it delivers what we send ourselves."""
 
     url: str
     connected: bool
+    hearing: Hearing = Hearing.OFF
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ import sys
 from time import sleep
 from typing import TYPE_CHECKING, Final
 
+from agent.adapters.mqtt import Hearing
 from agent.alert_message import duration, moment
 from agent.core.types import StreamPhase
 from agent.errors import RemoteError
@@ -80,6 +81,8 @@ def _head(status: Status) -> list[str]:
     configuration, broker = status.configuration, status.broker
     last = configuration.last_reload
     connected = "connected" if broker.connected else "away"
+    if broker.hearing is Hearing.LOST:
+        connected += ", but it does not deliver"
     loaded = moment(configuration.loaded_at, status.at)
     lines = [
         f"{_plain(status.agent)} {status.version}, up {duration(status.uptime_s)}; {_plain(broker.url)} {connected}",

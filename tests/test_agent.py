@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import urllib.request
 import pytest
 
 from tests.brokers import Peer, free_port, wait_until
+from tests.faults.proxy import Proxy
 from tests.scenes import encoded, lorry, scene
 
 BUDGET = "1 per 10000 decisions"
@@ -108,6 +111,31 @@ def make_peer():
     yield make
     for peer in peers:
         peer.close()
+
+
+class Watchdog:
+    """Stands for systemd: hears what the agent tells it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.channel.bind(str(path))
+        self.channel.settimeout(0.01)
+
+    def heard(self):
+        """Return what has come since the last time."""
+        found = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                found.append(self.channel.recv(1000).decode())
+        return found
+
+
+@pytest.fixture
+def watchdog(tmp_path):
+    made = Watchdog(tmp_path / "notify")
+    yield made
+    made.channel.close()
 
 
 def reading(i, *, odd=False):
@@ -291,20 +319,12 @@ def test_bad_credentials_end_the_program_with_69_and_are_never_shown(make_mosqui
     assert b"wr0ng-s3cret" not in errors
 
 
-def test_systemd_hears_of_readiness_progress_and_the_end(mosquitto, make_process, tmp_path):
-    import socket  # noqa: PLC0415  only this test listens
-
-    path = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-        channel.bind(str(path))
-        channel.settimeout(10)
-        process = make_process(mosquitto).start(NOTIFY_SOCKET=str(path), WATCHDOG_USEC="400000")
-        heard = set()
-        while not {"READY=1", "WATCHDOG=1"} <= heard:
-            heard.add(channel.recv(1000).decode())
-        process.popen.terminate()
-        while "STOPPING=1" not in heard:
-            heard.add(channel.recv(1000).decode())
+def test_systemd_hears_of_readiness_progress_and_the_end(mosquitto, make_process, watchdog):
+    process = make_process(mosquitto).start(NOTIFY_SOCKET=str(watchdog.path), WATCHDOG_USEC="400000")
+    heard = set()
+    wait_until(lambda: (heard.update(watchdog.heard()), {"READY=1", "WATCHDOG=1"} <= heard)[1], 20)
+    process.popen.terminate()
+    wait_until(lambda: "STOPPING=1" in watchdog.heard())
 
 
 class Desk:
@@ -490,3 +510,33 @@ def test_no_command_is_taken_unless_enabled(mosquitto, make_process, make_peer):
     wait_until(lambda: process.metric("redshank_messages_received_total") == 3.0)
     assert peer.payloads("redshank/pi/reply") == []
     assert "redshank/pi/command" not in json.loads((process.state / "subscriptions.json").read_text())
+
+
+def test_deaf_but_up_is_told_and_ends_with_no_sign_of_life_for_systemd(mosquitto, make_process, make_peer, watchdog):
+    proxy = Proxy(mosquitto.port)
+    peer = make_peer(mosquitto, "redshank/pi/state")
+    process = make_process(proxy, broker_settings=", echo: 200ms, keepalive: 60s")
+    process.start(NOTIFY_SOCKET=str(watchdog.path), WATCHDOG_USEC="200000").ready()
+    wait_until(lambda: "WATCHDOG=1" in watchdog.heard())
+    wait_until(lambda: process.metric('redshank_broker_hearing{hearing="proven"}') == 1.0)
+    proxy.deaf = True
+    states = lambda: [json.loads(one)["hearing"] for one in peer.payloads("redshank/pi/state")]  # noqa: E731
+    wait_until(lambda: states()[-1] == "lost")
+    wait_until(lambda: process.metric('redshank_broker_hearing{hearing="lost"}') == 1.0)
+    wait_until(lambda: any("does not deliver" in one for one in watchdog.heard()))
+    wait_until(lambda: process.metric("redshank_broker_deaf_total") >= 3.0)
+
+    def quiet():
+        heard = watchdog.heard()
+        statuses = [one for one in heard if one.startswith("STATUS=")]
+        return len(statuses) >= 2 and "WATCHDOG=1" not in heard
+
+    wait_until(lambda: (time.sleep(0.5), quiet())[1])
+    with pytest.raises(OSError, match="503"):
+        process.get("/healthz")
+    proxy.heal()
+    wait_until(lambda: states()[-1] == "proven")
+    wait_until(lambda: "WATCHDOG=1" in watchdog.heard())
+    process.ready()
+    assert process.stop()[0] == 0
+    proxy.close()

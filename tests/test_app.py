@@ -380,3 +380,17 @@ def test_a_topic_that_is_not_cleared_yet_is_cleared_later_unless_its_stream_is_b
     wait_until(lambda: len(peer.payloads("redshank/pi/pump/b/state")) > 0)
     assert b"" not in peer.payloads("redshank/pi/pump/b/state")
     peer.close()
+
+
+def test_a_worker_that_does_not_move_is_said_once_and_is_not_healthy(agent, caplog):
+    assert agent.healthy()
+    agent.moved_at -= 60.0
+    agent._look_at_worker()
+    agent._look_at_worker()
+    assert not agent.healthy()
+    assert caplog.text.count("the worker has not moved for 60 s") == 1
+    assert agent.telemetry.registry.get_sample_value("redshank_worker_idle_seconds") >= 60.0
+    agent.moved_at += 60.0
+    agent._look_at_worker()
+    assert agent.healthy()
+    assert "the worker moves again" in caplog.text

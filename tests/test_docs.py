@@ -264,7 +264,13 @@ def test_the_states_shown_have_the_fields_that_are_made(tmp_path):
     of_stream, of_agent = shown["phase"], shown["outbox_dropped"]
     assert of_stream.keys() == stream.state().keys() | {"snoozed", "last_alert"}
     assert of_stream["last_alert"].keys() == {field.name for field in msgspec.structs.fields(LastAlert)}
-    assert of_agent.keys() == Telemetry(1, 256_000_000).totals().keys() | {"streams", "learning", "firing"}
+    assert of_agent.keys() == Telemetry(1, 256_000_000).totals().keys() | {
+        "hearing",
+        "stuck",
+        "streams",
+        "learning",
+        "firing",
+    }
 
 
 def yaml_blocks(markdown):

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from agent.adapters.mqtt import Topics
+from agent.adapters.mqtt import Ears, Topics
 from agent.adapters.store import AlertRow, OutboxRow, Store
 from agent.adapters.telemetry import Telemetry
 from agent.app import load_encoders, with_defaults
@@ -28,6 +28,7 @@ class Client:
 
     def __init__(self):
         self.connected, self.room = True, 1_000_000
+        self.ears = Ears(60.0)
         self.sent = []
 
     def publish(self, topic, payload, *, qos=1, retain=False):
@@ -299,6 +300,15 @@ def test_when_discovery_ends_devices_go_and_states_stay(make_desk):
     desk.publish(1.0)
     assert [payload for _, payload in desk.client.take("/config")] == [b"", b""]
     assert desk.known == {TOPICS.state("pump/a"), TOPICS.agent_state}
+
+
+def test_a_worker_that_stopped_moving_is_told_and_takes_it_back_itself(desk):
+    desk.client.take()
+    desk.publications.say_stuck()
+    desk.publications.publish(1.0, 1.0)
+    told = [json.loads(payload) for _, payload in desk.client.take("pi/state")]
+    assert [one["stuck"] for one in told] == [True, False]
+    assert told[0] == {**told[1], "stuck": True}
 
 
 def test_a_restart_clears_what_was_retained_under_another_id(tmp_path, make_desk):

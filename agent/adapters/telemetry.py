@@ -137,6 +137,11 @@ class Telemetry:
         )
         self.configuration_loaded.set(time())
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
+        self.broker_hearing = gauge(
+            "broker_hearing", "1 for what is known of whether the broker delivers, by our own echo", ("hearing",)
+        )
+        self.echo_seconds = gauge("echo_seconds", "Time that the last echo took to the broker and back")
+        self.worker_idle = gauge("worker_idle_seconds", "Time since the worker last moved, at this moment")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
         self.outbox_length = gauge("outbox_length", "Alert messages that the broker has yet to take")

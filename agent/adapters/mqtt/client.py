@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from agent.adapters.mqtt.connection import Connector, Outcome
+from agent.adapters.mqtt.ears import Ears, Hearing
 from agent.adapters.mqtt.orders import Orders, Publication
 from agent.adapters.mqtt.subscriptions import SubscriptionLedger
 from agent.adapters.mqtt.topics import Topics
@@ -39,7 +40,8 @@ class MqttClient:
     agent's command topic as well, `noticed` to a topic that is not of the data either: see `MqttEvents.on_notice`.
     What comes on a topic that begins with one of `own_prefixes` is ignored, as are the agent's own topics.
     `patient`: a refusal of our identity is not final, not even the first one. `silent`: only listens; it has no will,
-    publishes neither `online` nor `offline`, refuses to publish, and the broker keeps no session for it.
+    publishes neither `online` nor `offline`, refuses to publish, and the broker keeps no session for it. `ears` tells
+    whether the broker still delivers; of a silent one it is not known.
     Raises ConfigurationError if the URL, the password or the TLS files cannot be used.
     """
 
@@ -63,6 +65,8 @@ class MqttClient:
         self._events = events
         self._command = self.topics.command if commands else None
         self._noticed = noticed
+        self.ears = Ears(0.0 if silent else settings.echo_s)
+        self._echo = None if self.ears.hearing is Hearing.OFF else self.topics.echo
         self._orders = Orders()
         self._connector = Connector(
             settings,
@@ -70,6 +74,7 @@ class MqttClient:
             topics=self.topics,
             command=self._command,
             noticed=noticed,
+            ears=self.ears,
             own_prefixes=own_prefixes,
             ledger=SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {}),
             orders=self._orders,
@@ -149,6 +154,8 @@ class MqttClient:
         wanted: dict[str, int] = {self._command: 1} if self._command else {}
         if self._noticed is not None:
             wanted[self._noticed] = 0
+        if self._echo is not None:
+            wanted[self._echo] = 1
         for name, qos in subscriptions:
             if qos not in (0, 1):
                 raise ValueError(f"cannot subscribe to {name!r} with QoS {qos}")

@@ -14,6 +14,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint, in_words, password
+from agent.adapters.mqtt.echo import DeafError, Echo
 from agent.adapters.mqtt.events import MqttEvents
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 
     from agent.adapters.mqtt.broker import BrokerSettings
+    from agent.adapters.mqtt.ears import Ears
     from agent.adapters.mqtt.events import Token
     from agent.adapters.mqtt.orders import Orders
     from agent.adapters.mqtt.subscriptions import Changes, SubscriptionLedger
@@ -41,6 +43,7 @@ _READS_PER_TURN: Final = 4
 _FILTERS_PER_PACKET: Final = 100
 _BIRTH: Final = "\0birth"
 _FAREWELL: Final = "\0farewell"
+_ECHO: Final = "\0echo"
 _NUMBERS: Final = itertools.count(1)  # of connections: a message of an earlier client's is never taken for one of ours
 
 
@@ -63,6 +66,7 @@ class Connector:
         topics: Topics,
         command: str | None,
         noticed: str | None,
+        ears: Ears,
         own_prefixes: tuple[str, ...],
         ledger: SubscriptionLedger,
         orders: Orders,
@@ -76,6 +80,8 @@ class Connector:
         self._password = password(settings)
         self._topics = topics
         self._command, self._noticed = command, noticed
+        self._echo = Echo(topics.echo, ears, self._send_echo)
+        self._heeded = frozenset({topics.echo} | ({noticed} if noticed is not None else set()))
         self._own_roots = (topics.root, *own_prefixes)
         self._ledger = ledger
         self._orders = orders
@@ -131,7 +137,7 @@ class Connector:
         return FrameReader(
             own_roots=self._own_roots,
             command=self._command,
-            noticed=self._noticed,
+            noticed=self._heeded,
             mqtt5=self._mqtt5,
             connection=self._connection,
             max_size=self._settings.max_message_size,
@@ -182,9 +188,24 @@ class Connector:
                 elif client.keepalive and now - heard > 1.5 * client.keepalive:
                     self._events.on_deaf()
                     wire.abort(TimeoutError())  # paho alone would take twice the keep-alive
+                elif self.open and not orders.stopping.is_set():
+                    self._listen(wire, now, idle=paused or more)
             if wire.news and client.socket() is not None:
                 client.loop_read()
             wire.flush()
+
+    def _listen(self, wire: Wire, now: float, *, idle: bool) -> None:
+        """See whether the broker still delivers."""
+        try:
+            self._echo.look(now, wire.reader, in_flight=_ECHO in self._tokens.values(), idle=idle)
+        except DeafError as error:
+            self._ledger.certain = False  # if the session does not hold what we think, it will
+            self._events.on_deaf()
+            wire.abort(error)
+
+    def _send_echo(self, payload: bytes) -> None:
+        if len(self._tokens) < self._window:  # else the broker takes nothing, and will not send it back
+            self._send_publication(Publication(self._echo.topic, payload, 1, retain=False, token=_ECHO))
 
     def _deliver(self, wire: Wire) -> None:
         reader = wire.reader
@@ -202,7 +223,10 @@ class Connector:
             self._events.on_messages(messages[told:] if told else messages)
         notices, reader.notices = reader.notices, []
         for notice in notices:
-            self._events.on_notice(notice)
+            if notice.topic == self._echo.topic:
+                self._echo.heard(notice.payload, monotonic())
+            else:
+                self._events.on_notice(notice)
         if reader.ignored_ids:
             ignored, reader.ignored_ids = reader.ignored_ids, []
             wire.send(b"".join(b"@\x02" + number.to_bytes(2, "big") for number in ignored))
@@ -219,6 +243,7 @@ class Connector:
             message = orders.acknowledgements.popleft()
             if message.connection == current and self.open:
                 packets += b"@\x02" + message.message_id.to_bytes(2, "big")
+                wire.reader.owed -= 1
         if packets:
             wire.send(packets)
         while orders.subscriptions:
@@ -263,7 +288,10 @@ class Connector:
             part = changes.subscribe[first : first + _FILTERS_PER_PACKET]
             if self._mqtt5:
                 _, number = self._client.subscribe(
-                    [(name, options(name, qos, as_published=name == self._command)) for name, qos in part]
+                    [
+                        (name, options(name, qos, as_published=name == self._command, own=name == self._echo.topic))
+                        for name, qos in part
+                    ]
                 )
             else:
                 _, number = self._client.subscribe(part)
@@ -288,6 +316,7 @@ class Connector:
         if not present:
             self._events.on_subscriptions({})
         self._send_changes(changes)
+        self._echo.connected(monotonic())
         self._events.on_connected(session_present=present)
 
     def _on_disconnect(
@@ -298,7 +327,10 @@ class Connector:
 
     def _on_publish(self, _client: Client, _: object, mid: int, reason: ReasonCode, _properties: Any) -> None:
         token = self._tokens.pop(mid, None)
-        if token is None or token in (_BIRTH, _FAREWELL):
+        if token == _ECHO:
+            if reason.is_failure:
+                self._echo.refused(str(reason))
+        elif token is None or token in (_BIRTH, _FAREWELL):
             if reason.is_failure:
                 logger.warning("the broker refused a publication: %s", reason)
         elif reason.is_failure:
@@ -311,6 +343,9 @@ class Connector:
     ) -> None:
         for name, code in self._ledger.subscribed(mid, [reason.value for reason in reasons]):
             words = ReasonCode(PacketTypes.SUBACK, identifier=code).getName()
+            if name == self._echo.topic:
+                self._echo.refused(words)
+                continue
             logger.warning("the broker refused the subscription to %s: %s", name, words)
             self._events.on_subscription_refused(name, words)
         self._events.on_subscriptions(dict(self._ledger.held))
@@ -328,6 +363,8 @@ class Connector:
             self._events.on_disconnected(reason)
         elif self._answered is None:
             self._ledger.certain = False  # the broker may have taken our CONNECT, and begun a new session
+        if self._mqtt5:
+            self._ledger.certain = False  # a broker that was killed may have gone back to an older session
         hopeless = self._answered is not None and self._answered.value in BAD_CREDENTIALS
         return Outcome(reason, opened, final=hopeless and not self._ever_open)
 

@@ -22,22 +22,22 @@ class MalformedError(Exception):
 
 
 class TopicFilter:
-    """Decodes topics once each, and says which of them are ours and therefore ignored."""
+    """Decodes topics once each, and says which of them are ours and, unless they are among `apart`, ignored."""
 
-    def __init__(self, own_roots: tuple[str, ...], command: str | None) -> None:
+    def __init__(self, own_roots: tuple[str, ...], apart: frozenset[str]) -> None:
         self._own_roots = own_roots
-        self._command = command
+        self._apart = apart
         self.decoded: dict[bytes, str | None] = {}
 
     def decode(self, raw: bytes) -> str | None:
-        """Return the topic, or None if it is our own or not UTF-8; the command topic counts as foreign."""
+        """Return the topic, or None if it is our own or not UTF-8."""
         if len(self.decoded) >= MAX_CACHED_TOPICS:
             self.decoded.clear()
         try:
             topic: str | None = raw.decode()
         except UnicodeDecodeError:
             topic = None
-        if topic is not None and topic.startswith(self._own_roots) and topic != self._command:
+        if topic is not None and topic.startswith(self._own_roots) and topic not in self._apart:
             topic = None
         self.decoded[raw] = topic
         return topic
@@ -49,7 +49,8 @@ class FrameReader:
     `ignored_ids` are QoS 1 messages that nobody will process and that must be acknowledged at once;
     `oversized` holds topic and size (bytes) of messages above `max_size`. `commands` holds messages on the
     command topic with their raw MQTT 5 properties, and how many of `messages` came before each; `notices` those on the
-    topic `noticed`, which need no acknowledgement any more.
+    topics `noticed`, which need no acknowledgement any more. `publications` counts all that came, `owed` those of
+    QoS 1 that wait for an acknowledgement from elsewhere, which is to be subtracted.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class FrameReader:
         *,
         own_roots: tuple[str, ...],
         command: str | None,
-        noticed: str | None,
+        noticed: frozenset[str],
         mqtt5: bool,
         connection: int,
         max_size: int,
     ) -> None:
-        self._topics = TopicFilter(own_roots, command)
-        self._apart = frozenset({command, noticed})
+        self._apart = noticed if command is None else noticed | {command}
+        self._topics = TopicFilter(own_roots, self._apart)
         self._mqtt5 = mqtt5
         self._connection = connection
         self._max_size = max_size
@@ -78,6 +79,8 @@ class FrameReader:
         self.notices: list[InboundMessage] = []
         self.ignored_ids: list[int] = []
         self.oversized: list[tuple[str, int]] = []
+        self.publications = 0
+        self.owed = 0
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream. Raises MalformedError; the connection is useless then."""
@@ -170,6 +173,7 @@ class FrameReader:
                 after += 1
         if after > stop:
             raise MalformedError("a publication is shorter than its own header")
+        self.publications += 1
         if topic is None:
             if qos:
                 self.ignored_ids.append(message_id)
@@ -185,8 +189,12 @@ class FrameReader:
             self.notices.append(message)
             if qos:
                 self.ignored_ids.append(message_id)
+            return
+        if qos:
+            self.owed += 1
 
     def _drop(self, head: int, data: bytes, at: int, length: int) -> None:
+        self.publications += 1
         after = at + 2 + (data[at] << 8 | data[at + 1])
         if head & 6:
             self.ignored_ids.append(data[after] << 8 | data[after + 1])

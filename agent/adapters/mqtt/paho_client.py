@@ -102,11 +102,11 @@ def command_of(message: InboundMessage, raw: bytes) -> Command:
     return Command(message, getattr(properties, "ResponseTopic", None), getattr(properties, "CorrelationData", None))
 
 
-def options(name: str, qos: int, *, as_published: bool) -> SubscribeOptions:
-    """Return: no retained messages where the subscription exists already, and never what we published ourselves.
+def options(name: str, qos: int, *, as_published: bool, own: bool) -> SubscribeOptions:
+    """Return: no retained messages where the subscription exists already; what we published ourselves only if `own`.
 
     With `as_published` what its sender wanted to be retained is marked so even when it comes at once.
     """
-    foreign_only = not name.startswith("$share/")  # there it would be a protocol error
+    foreign_only = not own and not name.startswith("$share/")  # there it would be a protocol error
     handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
     return SubscribeOptions(qos, noLocal=foreign_only, retainAsPublished=as_published, retainHandling=handling)

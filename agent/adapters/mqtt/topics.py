@@ -42,6 +42,11 @@ class Topics(msgspec.Struct, frozen=True):
         return f"{self.root}command"
 
     @property
+    def echo(self) -> str:
+        """Return where we publish what only we read, to know that the broker delivers."""
+        return f"{self.root}echo"
+
+    @property
     def reply(self) -> str:
         """Return where commands are answered."""
         return f"{self.root}reply"

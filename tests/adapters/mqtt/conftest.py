@@ -28,7 +28,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
     ) -> tuple[MqttClient, Listener]:  # fmt: skip
         listener = listener or Listener()
         client = MqttClient(
-            BrokerSettings(url=url, **settings),  # type: ignore[arg-type]
+            BrokerSettings(url=url, **{"echo_s": 0.0, **settings}),  # type: ignore[arg-type]
             agent_id="pi",
             subscriptions=[(name, qos) for name in subscriptions],
             events=listener,
@@ -44,6 +44,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
             wait_until(lambda: client.connected)
             wanted = set(subscriptions) | ({client.topics.command} if commands else set())
             wanted |= {noticed} if noticed is not None else set()
+            wanted |= {client.topics.echo} if settings.get("echo_s") else set()
             if wanted and set(known or {}) != wanted:
                 wait_until(lambda: listener.subscriptions and set(listener.subscriptions[-1]) == wanted)
         return client, listener

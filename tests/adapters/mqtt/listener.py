@@ -27,6 +27,7 @@ class Listener(MqttEvents):
         self.subscriptions: list[dict[str, int]] = []
         self.unsubscribed: list[tuple[str, str]] = []
         self.oversized: list[tuple[str, int]] = []
+        self.deaf = 0
         self.refusals: list[RefusedError] = []
 
     @property
@@ -50,6 +51,9 @@ class Listener(MqttEvents):
 
     def on_disconnected(self, reason: str) -> None:
         self.ends.append(reason)
+
+    def on_deaf(self) -> None:
+        self.deaf += 1
 
     def on_published(self, token: Token) -> None:
         self.published.append(token)

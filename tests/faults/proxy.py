@@ -1,0 +1,162 @@
+"""A small TCP proxy between a client and its broker, which does to the network what networks do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from typing import Final
+
+from tests.brokers import free_port
+
+PUBLISH: Final = 3
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
+
+
+class Packets:
+    """Cuts a byte stream into MQTT packets."""
+
+    def __init__(self) -> None:
+        self._left = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the packets that are complete by now."""
+        self._left += data
+        found = []
+        while True:
+            length = shift = 0
+            at = 1
+            while at < len(self._left):
+                byte = self._left[at]
+                length |= (byte & 0x7F) << shift
+                at, shift = at + 1, shift + 7
+                if byte < 0x80:
+                    break
+            else:
+                return found
+            if len(self._left) < at + length:
+                return found
+            found.append(self._left[: at + length])
+            self._left = self._left[at + length :]
+
+
+class Link:
+    """One connection through the proxy. `dead`: bytes were swallowed, so that nothing may pass any more."""
+
+    def __init__(self, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
+        self.ends = (client, broker)
+        self.dead = False
+
+    def reset(self) -> None:
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            end.transport.abort()
+
+
+class Proxy:
+    """Listens on `port` for as long as it is there; what it does is set from any thread.
+
+    `half_open`: swallows all bytes, of new connections too, and closes nothing. `deaf`: no PUBLISH gets from the
+    broker to the client; all else does. `closing`: connections are taken and closed at once. `delay_s` before each
+    piece, and `trickle`: byte by byte. `hold_connack_s`: the broker's first packet of a connection waits so long.
+    """
+
+    def __init__(self, broker_port: int) -> None:
+        self.broker_port = broker_port
+        self.port = free_port()
+        self.half_open = self.deaf = self.closing = self.trickle = False
+        self.delay_s = self.hold_connack_s = 0.0
+        self.connections = 0
+        self._links: set[Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, "127.0.0.1", self.port), self._loop
+        ).result(5)
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://localhost:{self.port}"
+
+    def cut(self) -> None:
+        """Reset every connection that there is."""
+        self._call(lambda: [link.reset() for link in self._links])
+
+    def swallow(self) -> None:
+        """Let every connection that there is stand, and nothing pass on it any more."""
+        self._call(lambda: [setattr(link, "dead", True) for link in self._links])
+
+    def heal(self) -> None:
+        """Let new connections, and those that lost nothing, pass as they are."""
+        self.half_open = self.deaf = self.closing = self.trickle = False
+        self.delay_s = self.hold_connack_s = 0.0
+
+    def close(self) -> None:
+        self.cut()
+        self._call(self._server.close)
+        self._call(lambda: [task.cancel() for task in asyncio.all_tasks(self._loop)])
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    def _call(self, what: object) -> None:
+        done = threading.Event()
+
+        def call() -> None:
+            what()  # type: ignore[operator]
+            done.set()
+
+        self._loop.call_soon_threadsafe(call)
+        assert done.wait(5)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.closing:
+            writer.close()
+            return
+        try:
+            from_broker, to_broker = await asyncio.open_connection("127.0.0.1", self.broker_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = Link(writer, to_broker)
+        self._links.add(link)
+        up = asyncio.ensure_future(self._pump(link, reader, to_broker, down=False))
+        down = asyncio.ensure_future(self._pump(link, from_broker, writer, down=True))
+        try:
+            await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+            if link.dead:  # the other end shall not hear of it
+                await asyncio.get_running_loop().create_future()
+        finally:
+            self._links.discard(link)
+            up.cancel()
+            down.cancel()
+            for end in link.ends:
+                end.close()
+
+    async def _pump(
+        self, link: Link, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, down: bool
+    ) -> None:
+        packets, first = Packets(), True
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                link.dead = link.dead or self.half_open
+                if down:
+                    data = b"".join(one for one in packets.feed(data) if not (self.deaf and one[0] >> 4 == PUBLISH))
+                    if first and data:
+                        first = False
+                        await asyncio.sleep(self.hold_connack_s)
+                if link.dead:
+                    continue
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                for piece in [data[i : i + 1] for i in range(len(data))] if self.trickle else [data]:
+                    target.write(piece)
+                    await target.drain()
+                    if self.trickle:
+                        await asyncio.sleep(0.0005)
