@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print the agent's answer as it is, once")
     reload = commands.add_parser("reload", help="let the running agent apply its changed configuration")
     reload.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
+    _add_discover(commands)
     record = commands.add_parser("record", help="record what arrives, for replay")
     record.add_argument("--config", type=Path, default=DEFAULT_CONFIG)
     record.add_argument("--out", type=Path, required=True)
@@ -89,6 +90,24 @@ def parser() -> argparse.ArgumentParser:
     credential.add_argument("--token", type=Path, metavar="FILE", help="bearer: new file for the token, for Prometheus")
     commands.add_parser("encoders", help="list installed encoder bundles, measured here")
     return top
+
+
+def _add_discover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    discover = commands.add_parser("discover", help="listen to a broker, then print a configuration for what was heard")
+    discover.add_argument("--broker", metavar="URL", default="mqtt://localhost:1883", help="default: %(default)s")
+    discover.add_argument("--seconds", type=float, default=60.0, help="how long to listen; default: %(default)g")
+    discover.add_argument(
+        "--topic", metavar="FILTER", action="append", help="listen to this topic filter; may be repeated; default: #"
+    )
+    discover.add_argument("--write", type=Path, metavar="FILE", help="write it there instead of printing it")
+    discover.add_argument("--force", action="store_true", help="overwrite FILE if it is there")
+    discover.add_argument("--protocol", choices=["5", "3.1.1"], default="5")
+    discover.add_argument("--username")
+    discover.add_argument("--password-file", metavar="FILE", help="with the password in it")
+    discover.add_argument("--password-env", metavar="VARIABLE", help="with the password in it")
+    discover.add_argument("--ca-file", metavar="FILE", help="CA certificates; default: the system's")
+    discover.add_argument("--cert-file", metavar="FILE", help="our own certificate")
+    discover.add_argument("--key-file", metavar="FILE", help="its key; default: in --cert-file")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -191,6 +210,44 @@ def _reload(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{change}\n")
     if result.reconnects:
         sys.stdout.write("the agent connects anew\n")
+    return 0
+
+
+def _discover(options: argparse.Namespace) -> int:
+    from agent.adapters.mqtt import BrokerSettings, Protocol  # noqa: PLC0415  as above
+    from agent.discover import discover, write  # noqa: PLC0415  as above
+    from agent.topic_pattern import valid_filter  # noqa: PLC0415  as above
+
+    filters = options.topic or ["#"]
+    for name in filters:
+        if not valid_filter(name):
+            parser().error(
+                f"discover: expected an MQTT topic filter (+ alone in a level, # alone and last), found {name!r}"
+            )
+    if not options.seconds > 0:
+        parser().error(f"discover: expected more than 0 seconds, found {options.seconds:g}")
+    taken = f"{options.write}: expected no such file, found one; --force overwrites it"
+    if options.write is not None and options.write.exists() and not options.force:
+        parser().error(taken)
+    broker = BrokerSettings(
+        url=options.broker,
+        protocol=Protocol(options.protocol),
+        username=options.username,
+        password_file=options.password_file,
+        password_env=options.password_env,
+        ca_file=options.ca_file,
+        cert_file=options.cert_file,
+        key_file=options.key_file,
+    )
+    text = discover(broker, seconds=options.seconds, filters=filters)
+    if options.write is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        write(options.write, text, force=options.force)
+    except FileExistsError:
+        parser().error(taken)
+    sys.stderr.write(f"{options.write}: written; `redshank check {options.write}` looks at it\n")
     return 0
 
 
@@ -384,6 +441,7 @@ _COMMANDS: Final = {
     "check": _check,
     "status": _status,
     "reload": _reload,
+    "discover": _discover,
     "record": _record,
     "replay": _replay,
     "prime": _prime,

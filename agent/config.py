@@ -191,9 +191,14 @@ def load_configuration(path: Path) -> Configuration:
         raise ConfigurationError(
             [Problem(str(path), "a configuration file", f"none ({error.strerror})", "name it with --config")]
         ) from error
+    return read_configuration(str(path), content)
+
+
+def read_configuration(name: str, content: bytes) -> Configuration:
+    """Return the configuration that a file called `name` holds. Raises ConfigurationError with every problem in it."""
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigurationError([Problem(str(path), f"at most {MAX_FILE_BYTES} bytes", f"{len(content)}")])
-    builder = Builder(str(path), content)
+        raise ConfigurationError([Problem(name, f"at most {MAX_FILE_BYTES} bytes", f"{len(content)}")])
+    builder = Builder(name, content)
     made: Any = builder.build(Configuration)
     _cross_check(builder)
     if builder.problems:
