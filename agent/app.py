@@ -35,6 +35,7 @@ from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 from agent.topic_pattern import wildcard_parts
+from agent.troubles import Trouble, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -235,6 +236,7 @@ class Agent(MqttEvents):
         self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
         self._of_pictures = topics_of_pictures(configuration)
         self._queue_lock = threading.Lock()
+        self.troubles = Troubles(self.telemetry)
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
         self._complained_at = -_COMPLAIN_S
@@ -258,6 +260,7 @@ class Agent(MqttEvents):
             self.telemetry,
             announcements_of(configuration, self.topics),
             self._on_disk,
+            lambda: self.troubles.names,
         )
         self.telemetry.worker_idle.set_function(lambda: monotonic() - self.moved_at)
         self.reloader = Reloader(self._prepare, self._arrived.set, self.telemetry)
@@ -451,7 +454,8 @@ class Agent(MqttEvents):
         broker = "connected" if self.mqtt.connected else "broker away"
         if self.mqtt.ears.hearing is Hearing.LOST:
             broker += ", but it does not deliver"
-        return f"{broker}, {len(streams)} streams, {learning} learning"
+        troubles = "".join(f", trouble: {name}" for name in self.troubles.names)
+        return f"{broker}, {len(streams)} streams, {learning} learning{troubles}"
 
     def reload(self) -> None:
         """Ask for the configuration to be read anew; safe in a signal handler."""
@@ -505,6 +509,7 @@ class Agent(MqttEvents):
                 ticked = now
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
                 self._send_outbox()
+                self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
                 self._gauges(now - self._saved_at)
                 self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
@@ -678,6 +683,7 @@ class Agent(MqttEvents):
                 reloader.done,
                 reloader.last,
             ),
+            troubles=self.troubles.names,
             broker=BrokerStatus(configuration.broker.url, self.mqtt.connected, self.mqtt.ears.hearing),
             streams_total=len(streams),
             learning=learning,

@@ -20,7 +20,12 @@ _ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
 
 def warnings(configuration: Configuration) -> list[str]:
     """Return one sentence for each doubt."""
-    found = []
+    found = [
+        f"stream {stream.name}: of a shared subscription this agent gets a part of each stream's messages, unless the "
+        "broker shares by topic; each agent learns from its part alone"
+        for stream in configuration.streams
+        if stream.topic.startswith("$share/")
+    ]
     whole = configuration.agent.false_alarms
     stated_per_s = 0.0
     for stream in configuration.streams:

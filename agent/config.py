@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -26,6 +26,9 @@ from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
 from agent.topic_pattern import valid_filter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_FILE_BYTES: Final = 1 << 20
 NO_ENCODER: Final = "none"
@@ -283,7 +286,9 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
 
     if not stream.name or any(mark in stream.name for mark in "/+#\0"):
         complain("name", "a name without / + #", stream.name)
-    if not valid_filter(stream.topic):
+    if stream.topic.startswith("$share"):
+        _check_shared(stream.topic, complain)
+    elif not valid_filter(stream.topic):
         complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
     if "{" in stream.topic:
         complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
@@ -291,6 +296,17 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         complain("qos", "0 or 1", stream.qos)
     if stream.reference.warm_up > stream.reference.size:
         complain("reference.warm_up", f"at most reference.size ({stream.reference.size})", stream.reference.warm_up)
+
+
+def _check_shared(topic: str, complain: Callable[[str, str, object, str], None]) -> None:
+    """Look at a shared subscription (MQTT 5, section 4.8.2). All agents of a group would get each other's messages."""
+    share, group, rest = (*topic.split("/", 2), "", "")[:3]
+    if share != "$share" or not group or any(mark in group for mark in "+#\0") or not valid_filter(rest):
+        expected = "$share/GROUP/FILTER, the group without + # and the filter an MQTT topic filter"
+        complain("topic", expected, topic, "write such as $share/agents/plant/+/telemetry")
+    elif rest[0] in "+#" and rest[-1] == "#":
+        expected = "a shared filter that leaves the agents' own topics out"
+        complain("topic", expected, topic, "name its first level: the group would get each other's alerts as readings")
 
 
 def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:

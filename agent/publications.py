@@ -70,11 +70,12 @@ class Publications:
         telemetry: Telemetry,
         announcements: Announcements | None,
         on_disk: Callable[[Callable[[], None]], bool],
+        troubles: Callable[[], list[str]],
     ) -> None:
         self.mqtt = mqtt
         self.renewal = False
         self._topics, self._streams, self._store = topics, streams, store
-        self._telemetry, self._on_disk = telemetry, on_disk
+        self._telemetry, self._on_disk, self._troubles = telemetry, on_disk, troubles
         self._greeted = False
         self._agent: tuple[object, float] | None = None  # what the agent's state said last, and when
         self._told: dict[str, object] = {}  # all of it
@@ -188,6 +189,7 @@ class Publications:
             "streams": len(streams),
             "learning": sum(stream.phase is StreamPhase.LEARNING for stream in streams),
             "firing": sum(stream.firing for stream in streams),
+            "troubles": self._troubles(),
         }
         before, said_at = self._agent or (None, 0.0)
         if counts != before or now - said_at >= STATE_S:

@@ -73,6 +73,7 @@ class Status(msgspec.Struct, frozen=True):
     uptime_s: float
     configuration: ConfigurationStatus
     broker: BrokerStatus
+    troubles: list[str]
     streams_total: int
     learning: int
     firing: int

@@ -89,6 +89,8 @@ def _head(status: Status) -> list[str]:
         f"{status.streams_total} streams, {status.learning} learning, {status.firing} with an alert",
         f"configuration {configuration.generation} of {loaded}",
     ]
+    if status.troubles:
+        lines.append(f"trouble: {_plain(', '.join(status.troubles))}; docs/reliability.md says what to do")
     if last is not None and last.outcome is ReloadOutcome.REFUSED:
         refused = moment(last.at, status.at)
         lines.append(f"the file of {refused} was refused, that one is still in force: {_plain(last.problems[0])}")

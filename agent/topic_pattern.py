@@ -37,13 +37,14 @@ class TopicPattern:
 
     def __init__(self, text: str, aside: Collection[int] = ()) -> None:
         self.text = text
-        self._levels = text.split("/")
+        self._share, bare = unshared(text)
+        self._levels = bare.split("/")
         self._aside = frozenset(aside)
 
     @property
     def filter(self) -> str:
         """Return the MQTT topic filter that is subscribed to."""
-        return "/".join("+" if level in {DEVICE, CHANNEL} else level for level in self._levels)
+        return self._share + "/".join("+" if level in {DEVICE, CHANNEL} else level for level in self._levels)
 
     @property
     def joins(self) -> bool:
@@ -60,7 +61,7 @@ class TopicPattern:
     def match(self, topic: str) -> Match | None:
         """Return what a topic is to this pattern, None if it does not match (MQTT 5, section 4.7)."""
         given = topic.split("/")
-        if topic.startswith("$") and not self.text.startswith("$"):
+        if topic.startswith("$") and not self._levels[0].startswith("$"):
             return None
         parts: list[str] = []
         own = list(given)
@@ -119,6 +120,14 @@ def valid_filter(topic: str) -> bool:
             for index, level in enumerate(levels)
         )
     )
+
+
+def unshared(text: str) -> tuple[str, str]:
+    """Return `$share/GROUP/` and the filter behind it (MQTT 5, section 4.8.2); any other filter behind nothing."""
+    if not text.startswith("$share/"):
+        return "", text
+    share, group, bare = (*text.split("/", 2), "")[:3]
+    return f"{share}/{group}/", bare
 
 
 def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:

@@ -308,3 +308,34 @@ def test_home_assistant_is_told_nothing_unless_asked(tmp_path):
     made = load(tmp_path, GOOD + "homeassistant: {discovery: always, prefix: ha/disco, snooze: 2h}\n").homeassistant
     assert (made.discovery, made.prefix, made.status_topic) == (Discovery.ALWAYS, "ha/disco", "homeassistant/status")
     assert made.snooze_s == 7200.0
+
+
+@pytest.mark.parametrize("topic", ["$share/agents/plant/+/telemetry", "$share/a/+/x", "$share/a/plant/#"])
+def test_shared_subscriptions_are_filters_too(tmp_path, topic):
+    path = tmp_path / "redshank.yaml"
+    path.write_text(f"streams: [{{name: pump, topic: {topic}}}]\n")
+    (stream,) = load_configuration(path).streams
+    assert stream.topic == topic
+
+
+@pytest.mark.parametrize(
+    ("topic", "words"),
+    [
+        ("$share", "$share/GROUP/FILTER"),
+        ("$share/agents", "$share/GROUP/FILTER"),
+        ("$share//plant/a", "$share/GROUP/FILTER"),
+        ("$share/a+/plant/a", "$share/GROUP/FILTER"),
+        ("$shared/agents/plant/a", "$share/GROUP/FILTER"),
+        ("$share/agents/", "$share/GROUP/FILTER"),
+        ("$share/agents/plant/a+", "$share/GROUP/FILTER"),
+        ("$share/agents/#", "the agents' own topics"),
+        ("$share/agents/+/#", "the agents' own topics"),
+    ],
+)
+def test_shared_subscriptions_that_cannot_be_meant_are_refused(tmp_path, topic, words):
+    path = tmp_path / "redshank.yaml"
+    path.write_text(f"streams: [{{name: pump, topic: '{topic}'}}]\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(path)
+    (problem,) = caught.value.problems
+    assert words in problem.expected

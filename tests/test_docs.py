@@ -270,6 +270,7 @@ def test_the_states_shown_have_the_fields_that_are_made(tmp_path):
         "streams",
         "learning",
         "firing",
+        "troubles",
     }
 
 

@@ -53,6 +53,7 @@ class Desk:
         self.client = Client()
         self.store = Store(folder / "state")
         self.disk = True
+        self.troubles = []
         configuration = self.configured(names)
         telemetry = Telemetry(1, 256_000_000)
         self.pipeline = Pipeline(configuration, load_encoders(configuration), TOPICS, telemetry)
@@ -65,6 +66,7 @@ class Desk:
             telemetry,
             announcements_of(configuration, TOPICS),
             self._on_disk,
+            lambda: self.troubles,
         )
         self.publications.renew()
 

@@ -59,6 +59,7 @@ STATUS = Status(
         "/etc/redshank/redshank.yaml", 2, NOW - 600, reloading=False, reloads=1, last_reload=None
     ),
     broker=BrokerStatus("mqtt://localhost:1883", connected=True),
+    troubles=[],
     streams_total=3,
     learning=1,
     firing=1,
@@ -88,6 +89,7 @@ def test_the_table_tells_of_each_stream_what_is_known():
 
 def test_learning_whose_end_is_not_known_and_a_refused_file_are_told():
     lost = replaced(
+        troubles=["client_id"],
         broker=BrokerStatus("mqtt://localhost:1883", connected=False),
         configuration=msgspec.structs.replace(
             STATUS.configuration, last_reload=ReloadResult(ReloadOutcome.REFUSED, NOW - 60, ["f:1 a: \x1b[2J"])
@@ -96,8 +98,9 @@ def test_learning_whose_end_is_not_known_and_a_refused_file_are_told():
     )
     lines = table(lost, 200)
     assert "mqtt://localhost:1883 away" in lines[0]
-    assert lines[3] == "the file of 22:12 UTC was refused, that one is still in force: f:1 a: ?[2J"
-    assert lines[6].split()[-1] == "?"
+    assert lines[3] == "trouble: client_id; docs/reliability.md says what to do"
+    assert lines[4] == "the file of 22:12 UTC was refused, that one is still in force: f:1 a: ?[2J"
+    assert lines[7].split()[-1] == "?"
     assert lines[-1] == "and 2 more"
 
 

@@ -106,3 +106,13 @@ def test_a_pattern_matches_what_its_filter_matches(levels, hashed, topic):
     assert valid_filter(pattern.filter)
     name = "/".join(topic)
     assert (pattern.match(name) is None) == (wildcard_parts(pattern.filter, name) is None)
+
+
+def test_a_shared_filter_matches_as_without_its_group():
+    pattern = TopicPattern("$share/agents/home/{device}/{channel}")
+    assert pattern.filter == "$share/agents/home/+/+"
+    found = pattern.match("home/hall/temp")
+    assert (found.parts, found.topic, found.channel) == (("hall",), "home/hall/{channel}", "temp")
+    assert wildcard_parts("$share/agents/+/a", "$SYS/a") is None
+    assert wildcard_parts("$share/agents/$SYS/+", "$SYS/a") == ["a"]
+    assert TopicPattern("$share/agents").match("agents") is None

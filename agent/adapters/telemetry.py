@@ -136,6 +136,7 @@ class Telemetry:
             "configuration_loaded_timestamp_seconds", "When the configuration in force was read"
         )
         self.configuration_loaded.set(time())
+        self.trouble = gauge("trouble", "1 while there is this trouble around the agent", ("trouble",))
         self.broker_deaf = counter("broker_deaf_total", "Connections given up because the broker did not answer")
         self.broker_hearing = gauge(
             "broker_hearing", "1 for what is known of whether the broker delivers, by our own echo", ("hearing",)

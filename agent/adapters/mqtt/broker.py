@@ -22,6 +22,7 @@ WEBSOCKET_PATH: Final = "/mqtt"  # of ws:// and wss:// without a path: what most
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 _HINTS: Final = {
     132: " (try broker.protocol: 3.1.1)",
+    158: " (it has no shared subscriptions: leave $share/GROUP/ out of the topic)",
     142: " (does another agent use the same agent.id or broker.client_id?)",
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from agent.adapters.mqtt.connection import Connector, Outcome
 from agent.adapters.mqtt.ears import Ears, Hearing
 from agent.adapters.mqtt.orders import Orders, Publication
+from agent.adapters.mqtt.rivalry import MAX_YIELD_S, Rivalry
 from agent.adapters.mqtt.subscriptions import SubscriptionLedger
 from agent.adapters.mqtt.topics import Topics
 from agent.errors import RefusedError
@@ -30,6 +31,10 @@ FIRST_BACK_OFF_S: Final = 0.25
 MAX_OUTSTANDING: Final = 1000  # publications taken over and not yet taken by the broker
 _SAME_REASON_S: Final = 60.0
 _MAX_REASONS: Final = 100
+_RIVAL: Final = (
+    "another client seems to use the client id {!r}: each connection of ours was ended soon; give every agent an "
+    "agent.id, or a broker.client_id, of its own"
+)
 
 
 class MqttClient:
@@ -68,9 +73,11 @@ class MqttClient:
         self.ears = Ears(0.0 if silent else settings.echo_s)
         self._echo = None if self.ears.hearing is Hearing.OFF else self.topics.echo
         self._orders = Orders()
+        self._rivalry = Rivalry()
+        self._client_id = settings.client_id or f"redshank-{agent_id}"
         self._connector = Connector(
             settings,
-            client_id=settings.client_id or f"redshank-{agent_id}",
+            client_id=self._client_id,
             topics=self.topics,
             command=self._command,
             noticed=noticed,
@@ -79,6 +86,7 @@ class MqttClient:
             ledger=SubscriptionLedger(self._wanted(subscriptions), known_subscriptions or {}),
             orders=self._orders,
             events=events,
+            rivalry=self._rivalry,
             patient=patient,
             silent=silent,
         )
@@ -89,6 +97,11 @@ class MqttClient:
     def connected(self) -> bool:
         """Tell whether the broker has accepted us and, as far as we know, is still there."""
         return self._connector.open
+
+    @property
+    def contested(self) -> bool:
+        """Tell whether another client uses our client id, so that the two throw each other out."""
+        return self._rivalry.contested(monotonic())
 
     def start(self) -> None:
         """Connect in the background, for ever. Call once."""
@@ -184,16 +197,23 @@ class MqttClient:
                 lasted = outcome.opened and monotonic() - begun > MAX_BACK_OFF_S
                 failures = 0 if lasted else failures + 1
                 delay_s = jitter.uniform(0, min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** min(failures, 8)))
-                self._complain(outcome.reason)
+                now = monotonic()
+                self._rivalry.ended(now, taken_over=outcome.taken_over, wordless=outcome.wordless)
+                yield_s = self._rivalry.yield_s(now)
+                if yield_s:
+                    delay_s = jitter.uniform(yield_s / 2, yield_s)
+                    self._complain(_RIVAL.format(self._client_id), MAX_YIELD_S)
+                else:
+                    self._complain(outcome.reason, MAX_BACK_OFF_S)
                 self._orders.stopping.wait(delay_s)
         finally:
             self._orders.close()
 
-    def _complain(self, reason: str) -> None:
+    def _complain(self, reason: str, within_s: float) -> None:
         """Log each reason at most once a minute."""
         now = monotonic()
         if now - self._complaints.get(reason, -_SAME_REASON_S) >= _SAME_REASON_S:
             if len(self._complaints) >= _MAX_REASONS:
                 self._complaints.clear()
             self._complaints[reason] = now
-            logger.warning("%s; trying again, at least every %.0f s", reason, MAX_BACK_OFF_S)
+            logger.warning("%s; trying again, at least every %.0f s", reason, within_s)

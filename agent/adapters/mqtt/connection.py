@@ -6,6 +6,7 @@ import itertools
 import logging
 import select
 from time import monotonic
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from agent.adapters.mqtt.events import MqttEvents
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
 from agent.adapters.mqtt.paho_client import CONNECT_TIMEOUT_S, command_of, make_client, options
+from agent.adapters.mqtt.rivalry import TAKEN_OVER, Rivalry
 from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,11 +50,16 @@ _NUMBERS: Final = itertools.count(1)  # of connections: a message of an earlier 
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How an attempt ended: why, whether the broker had accepted us, whether trying again is pointless."""
+    """How an attempt ended: why, whether the broker had accepted us, whether trying again is pointless.
+
+    `taken_over`: the broker said that another client took our id. `wordless`: it ended the connection without a reason.
+    """
 
     reason: str
     opened: bool = False
     final: bool = False
+    taken_over: bool = False
+    wordless: bool = False
 
 
 class Connector:
@@ -71,10 +78,12 @@ class Connector:
         ledger: SubscriptionLedger,
         orders: Orders,
         events: MqttEvents,
+        rivalry: Rivalry,
         patient: bool = False,
         silent: bool = False,
     ) -> None:
         self.open = False
+        self._rivalry = rivalry
         self._settings = settings
         self._address = endpoint(settings.url)
         self._password = password(settings)
@@ -306,6 +315,7 @@ class Connector:
             self._answered = reason
             return
         self._ever_open = self.open = True
+        self._rivalry.opened(monotonic())
         self._window = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
         present = flags.session_present
         kept = "session kept" if present else "new session"
@@ -366,7 +376,13 @@ class Connector:
         if self._mqtt5:
             self._ledger.certain = False  # a broker that was killed may have gone back to an older session
         hopeless = self._answered is not None and self._answered.value in BAD_CREDENTIALS
-        return Outcome(reason, opened, final=hopeless and not self._ever_open)
+        return Outcome(
+            reason,
+            opened,
+            final=hopeless and not self._ever_open,
+            taken_over=self._answered is not None and self._answered.value == TAKEN_OVER,
+            wordless=self._answered is None and isinstance(wire.failure, NoneType | ConnectionResetError),
+        )
 
     def _reason(self, wire: Wire) -> str:
         if self._answered is not None:

@@ -396,3 +396,31 @@ def test_a_listener_that_fails_costs_a_connection_not_the_client(mosquitto, make
     wait_until(lambda: listener.payloads == [b"x", b"x"])
     assert "a bug in this program" in caplog.text
     assert client.connected
+
+
+@BOTH
+def test_two_clients_of_one_id_yield_and_the_one_that_stays_is_calm_again(
+    mosquitto, make_client, caplog, monkeypatch, protocol
+):
+    """The two are one program here; each would tell its operator."""
+    monkeypatch.setattr("agent.adapters.mqtt.rivalry.CALM_S", 0.7)
+    first, _ = make_client(mosquitto.url, "a", protocol=protocol)
+    assert not first.contested
+    second, _ = make_client(mosquitto.url, "a", ready=False, protocol=protocol)
+    wait_until(lambda: first.contested or second.contested)
+    wait_until(lambda: "another client seems to use the client id 'redshank-pi'" in caplog.text)
+    second.stop()
+    wait_until(lambda: first.connected and not first.contested, 30)
+
+
+@BOTH
+def test_a_shared_subscription_gives_each_message_to_one_of_the_group(mosquitto, make_client, make_peer, protocol):
+    topic = "$share/agents/plant/+"
+    clients = [make_client(mosquitto.url, topic, client_id=name, protocol=protocol) for name in ("one", "other")]
+    peer = make_peer(mosquitto)
+    for number in range(20):
+        peer.publish(f"plant/{number % 2}", b"%d" % number)
+    listeners = [listener for _, listener in clients]
+    wait_until(lambda: sum(len(listener.messages) for listener in listeners) == 20)
+    assert sorted(int(payload) for listener in listeners for payload in listener.payloads) == list(range(20))
+    assert {message.topic for listener in listeners for message in listener.messages} == {"plant/0", "plant/1"}
