@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
@@ -15,13 +16,17 @@ import msgspec
 
 from agent.adapters.payload import (
     MAX_DEPTH,
+    Compression,
     Format,
     PayloadRejected,
     PayloadSettings,
     RejectReason,
     make_decoder,
+    payload_problems,
     read_json,
 )
+from agent.adapters.payload.compression import unpacker
+from agent.adapters.payload.tree import READERS
 from agent.adapters.pictures import open_picture, picture_file
 from agent.discovery.fields import Scalar
 
@@ -43,18 +48,27 @@ class Kind(StrEnum):
     VALUE = "plain numbers"
     JSON = "JSON"
     CSV = "CSV"
+    MSGPACK = "MessagePack"
+    CBOR = "CBOR"
     PICTURE = "pictures"
     JSON_PICTURE = "pictures in JSON"
     COMMA = "two numbers with a comma between them: a decimal comma, or two columns"
     NO_VALUE = "words for a missing value"
     TEXT = "text"
-    BINARY = "bytes of no known format"
+    MISSING = "packed with what `pip install 'redshank[formats]'` brings"
+    BINARY = "bytes of no known format: bare numbers need `format: raw`"
+
+
+TREES: Final = frozenset({Kind.JSON, Kind.MSGPACK, Kind.CBOR})
+_PACKABLE: Final = TREES | {Kind.VALUE, Kind.CSV}
+_PACKED: Final = ((b"\x1f\x8b", Compression.GZIP), (b"\x28\xb5\x2f\xfd", Compression.ZSTD))
 
 
 class Form(msgspec.Struct, frozen=True):
     """A kind with what else must be known to read it.
 
-    `header`: the first row names the columns. `path`: where in the document the picture is.
+    `header`: the first row names the columns. `path`: where in the document the picture is. `compression`: what all of
+    it is packed with.
     """
 
     kind: Kind
@@ -62,18 +76,20 @@ class Form(msgspec.Struct, frozen=True):
     columns: int = 0
     header: bool = False
     path: str = ""
+    compression: Compression = Compression.NONE
 
 
 class Look(msgspec.Struct, frozen=True):
     """What one payload is, and what is in it: for each row or document its leaves, by dotted path.
 
-    `json_too`: a plain number that is JSON, too. `unaddressable`: leaves that no path leads to.
+    `json_too`: a plain number that is JSON, too. `unaddressable`: leaves that no path leads to. `unpacked`: bytes.
     """
 
     form: Form
     rows: list[dict[str, Scalar]]
     json_too: bool = False
     unaddressable: frozenset[str] = frozenset()
+    unpacked: int = 0
 
 
 Recogniser: TypeAlias = Callable[[bytes, float], Look | None]
@@ -112,7 +128,7 @@ class PayloadLimits:
     """What the agent reads at most by default."""
 
     pixels: Final = 20_000_000
-    bytes: Final = 1 << 30  # of a message: what is too large is told elsewhere
+    bytes: Final = 16 << 20  # unpacked; of a message, what is too large is told elsewhere
 
 
 _read_value: Final = make_decoder(PayloadSettings(format=Format.VALUE), PayloadLimits.bytes)
@@ -147,11 +163,59 @@ def _json(payload: bytes, at: float) -> Look | None:
             return None
     document = read_json(payload)
     rows, unaddressable = leaves(document)
+    return _picture_in(rows, unaddressable) or Look(Form(Kind.JSON), [rows], unaddressable=unaddressable)
+
+
+def _picture_in(rows: dict[str, Scalar], unaddressable: frozenset[str]) -> Look | None:
+    """Return where a document holds a picture as base64, None if it does not."""
     for path, text in rows.items():
         long = isinstance(text, str) and len(text) >= _SHORTEST_PICTURE and path not in unaddressable
         if long and str(text).startswith(_BASE64_STARTS) and shows(str(text).encode("ascii", "replace")):
             return Look(Form(Kind.JSON_PICTURE, path=path), [rows])
-    return Look(Form(Kind.JSON), [rows], unaddressable=unaddressable)
+    return None
+
+
+def _unpacked(payload: bytes, at: float) -> Look | None:
+    for start, compression in _PACKED:
+        if not payload.startswith(start):
+            continue
+        if payload_problems(PayloadSettings(compression=compression)):
+            return Look(Form(Kind.MISSING), [])
+        unpack = unpacker(compression, PayloadLimits.bytes)
+        assert unpack is not None
+        try:
+            inner = unpack(payload)
+        except PayloadRejected:
+            return None
+        if not inner:
+            return None
+        found = look(inner, at)
+        if found.form.kind not in _PACKABLE:
+            return None
+        form = msgspec.structs.replace(found.form, compression=compression)
+        return msgspec.structs.replace(found, form=form, unpacked=len(inner))
+    return None
+
+
+def _document(kind: Kind, format_: Format) -> Recogniser:
+    """Return what recognises binary documents: maps, for almost anything is a number or a list in such a format."""
+    settings = PayloadSettings(format=format_)
+
+    def recognise(payload: bytes, at: float) -> Look | None:
+        if payload_problems(settings):
+            return None
+        try:
+            document = READERS[format_]()(payload)
+            if not isinstance(document, dict) or not document:
+                return None
+            make_decoder(settings, PayloadLimits.bytes)(payload, at)
+        except PayloadRejected as rejection:
+            if rejection.reason is not RejectReason.NO_VALUES:
+                return None
+        rows, unaddressable = leaves(document)
+        return Look(Form(kind), [rows], unaddressable=unaddressable)
+
+    return recognise
 
 
 def leaves(document: Any) -> tuple[dict[str, Scalar], frozenset[str]]:
@@ -164,9 +228,13 @@ def leaves(document: Any) -> tuple[dict[str, Scalar], frozenset[str]]:
         if isinstance(node, dict | list) and depth < MAX_DEPTH:
             items = list(node.items() if isinstance(node, dict) else enumerate(node))
             for key, child in reversed(items):
+                if type(key) is not str and type(key) is not int:
+                    continue  # of MessagePack and CBOR: no channel
                 name = str(key)
                 there = reached and name != "" and "." not in name
                 waiting.append((f"{prefix}.{name}" if depth else name, child, there, depth + 1))
+        elif isinstance(node, datetime):
+            found[prefix] = node.isoformat()
         elif isinstance(node, bool | str) or (isinstance(node, int | float) and abs(node) <= _LARGEST):
             path = prefix if depth else "value"
             found[path] = node
@@ -235,4 +303,13 @@ def _text(payload: bytes, at: float) -> Look | None:
 
 
 # Asked in this order: the first that reads a payload says what it is.
-RECOGNISERS: Final[tuple[Recogniser, ...]] = (_picture, _value, _json, _csv, _text)
+RECOGNISERS: Final[tuple[Recogniser, ...]] = (
+    _picture,
+    _unpacked,
+    _value,
+    _json,
+    _csv,
+    _text,
+    _document(Kind.MSGPACK, Format.MSGPACK),
+    _document(Kind.CBOR, Format.CBOR),
+)

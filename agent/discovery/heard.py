@@ -62,8 +62,13 @@ class TopicHeard:
 
     def role(self, name: str) -> Role:
         """Return what a field is; a plain value is called as its topic is."""
-        plain = Form(Kind.VALUE) in self.forms and name == "value"
+        plain = self.plain and name == "value"
         return self.fields[name].role(self.quantity.replace(".", "_") if plain else name)
+
+    @property
+    def plain(self) -> bool:
+        """Tell whether plain numbers came."""
+        return any(form.kind is Kind.VALUE for form in self.forms)
 
     @property
     def form(self) -> Form | None:
@@ -130,6 +135,7 @@ class Heard:
         if seen.form in heard.forms or len(heard.forms) < _MAX_FORMS:
             heard.forms[seen.form] += 1
         heard.json_too += seen.json_too
+        heard.largest = max(heard.largest, seen.unpacked)
         heard.documents += len(seen.rows)
         for row in seen.rows:
             for name, value in row.items():

@@ -13,7 +13,7 @@ import msgspec
 from agent.adapters.payload import Format, TimeUnit
 from agent.discovery.exclusion import why_not
 from agent.discovery.fields import FieldStatistics, Role
-from agent.discovery.forms import Form, Kind
+from agent.discovery.forms import TREES, Form, Kind
 from agent.discovery.grouping import WILD, Group, Levels, Member, group_topics
 from agent.discovery.separation import separate
 
@@ -28,7 +28,14 @@ _LONGEST_NAME: Final = 60
 _PICTURE_EVERY_S: Final = 2.0
 _SILENT_PERIODS: Final = 10
 _NOT_IN_NAMES: Final = re.compile(r"[^\w.-]+")
-_FORMATS: Final = {Kind.VALUE: Format.VALUE.value, Kind.JSON: Format.JSON.value, Kind.CSV: Format.CSV.value}
+_FORMATS: Final = {
+    Kind.VALUE: Format.VALUE.value,
+    Kind.JSON: Format.JSON.value,
+    Kind.CSV: Format.CSV.value,
+    Kind.MSGPACK: Format.MSGPACK.value,
+    Kind.CBOR: Format.CBOR.value,
+}
+_NAMED: Final = TREES | {Kind.CSV}  # kinds whose fields have names
 _PICTURES: Final = {Kind.PICTURE: "raw", Kind.JSON_PICTURE: "json"}
 _BRACES: Final = "named with { or }, which the configuration keeps for placeholders"
 _ONLY_KEPT: Final = "kept by the broker (retained); nothing new came while listening"
@@ -191,13 +198,13 @@ def _entry(group: Group, topics: list[TopicHeard], harmless: list[Levels], secon
     assert form is not None
     fields = _summaries(topics)
     watched = [one.name for one in fields if one.role.watched]
-    reads_text = form.kind is Kind.JSON and any(one.role.watched and not one.statistics.numbers for one in fields)
-    time = _own_time(topics, fields) if form.kind in {Kind.JSON, Kind.CSV, Kind.JSON_PICTURE} else None
+    reads_text = form.kind in TREES and any(one.role.watched and not one.statistics.numbers for one in fields)
+    time = _own_time(topics, fields) if form.kind in _NAMED | {Kind.JSON_PICTURE} else None
     same = all(set(watched) <= topic.fields.keys() for topic in topics)
     addressable = all(one.statistics.addressable for one in fields if one.role.watched)
     channels: list[str] = []
     ignored: list[str] = []
-    if form.kind in {Kind.JSON, Kind.CSV}:
+    if form.kind in _NAMED:
         unwatched = [one for one in fields if not one.role.watched and (time is None or one.name != time.path)]
         numeric = [
             one.name for one in unwatched if one.statistics.numbers or (reads_text and one.statistics.numeric_texts)
@@ -235,7 +242,7 @@ def _summaries(topics: list[TopicHeard]) -> list[FieldSummary]:
             merged.setdefault(name, FieldStatistics()).merge(field)
             documents[name] += topic.documents + missing
             carriers[name] += 1
-    plain = Form(Kind.VALUE) in topics[0].forms  # then all topics are of one role, each by its name
+    plain = topics[0].plain  # then all topics are of one role, each by its name
     found = [
         FieldSummary(
             name,

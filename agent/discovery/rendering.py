@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
+from agent.adapters.payload import Compression
 from agent.discovery import estimate
 from agent.discovery.fields import Role
 
@@ -195,6 +196,8 @@ def _entry(entry: Entry) -> list[str]:
     if entry.pictures:
         lines.append("    kind: image")
     lines.append(f"    format: {entry.format}")
+    if entry.form.compression is not Compression.NONE:
+        lines.append(f"    compression: {entry.form.compression.value}")
     if entry.form.path:
         lines.append(f"    path: {scalar(entry.form.path)}")
     if entry.form.delimiter and entry.form.delimiter != ",":

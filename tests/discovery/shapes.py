@@ -10,13 +10,21 @@ Home Assistant: home-assistant.io/integrations/mqtt_statestream/.
 from __future__ import annotations
 
 import functools
+import gzip
+import importlib
 import io
 import json
 import math
 import random
 from datetime import UTC, datetime
 
+import cbor2
+import msgspec
+
+from agent.adapters.payload.compression import ZSTD_MODULE
 from agent.ports import InboundMessage
+
+zstd = importlib.import_module(ZSTD_MODULE)
 
 BEGUN = 1_790_000_000.0
 
@@ -156,6 +164,11 @@ def gateway(i, at):
     )
     yield "gw/logger/csv", f"{round(at)};{wave(i, 20, 1, 2)};{wave(i, 30, 5, 6)}"
     yield "gw/table", f"flow,level\n{wave(i, 20, 1, 2)},{wave(i, 30, 5, 6)}\n"
+    packed = {"flow": wave(i, 20, 1, 2), "at": datetime.fromtimestamp(at, UTC), "id": 7}
+    yield "gw/msgpack", msgspec.msgpack.encode(packed)
+    yield "gw/cbor", cbor2.dumps(packed)
+    yield "gw/gzip", gzip.compress(json.dumps({"flow": packed["flow"]}).encode())
+    yield "gw/zstd", zstd.compress(b"%.3f" % packed["flow"])
     yield "gw/comma", f"21,{i % 10}"
     yield "gw/blob", bytes([0xFF, 0xFE, i % 256, 0x80])
 

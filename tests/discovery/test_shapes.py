@@ -26,7 +26,17 @@ def proposed(*which, pictures=True):
 
 def settings(configuration):
     """Return what each entry says beside its name and topic."""
-    keys = ("format", "channels", "ignore_channels", "counters", "time", "text_numbers", "columns", "delimiter")
+    keys = (
+        "format",
+        "channels",
+        "ignore_channels",
+        "counters",
+        "time",
+        "text_numbers",
+        "columns",
+        "delimiter",
+        "compression",
+    )
     found = {}
     for stream in configuration.streams:
         default = type(stream)(name="", topic="")
@@ -87,6 +97,10 @@ EXPECTED = {
             "channels": ("column2", "column3"), "time": ("column1", "s"),
         },
         "gw/pump/telemetry": {"channels": ("vibration.rms", "temp"), "text_numbers": "parse", "time": ("ts", "s")},
+        "gw/msgpack": {"format": "msgpack", "channels": ("flow",), "time": ("at", "iso")},
+        "gw/cbor": {"format": "cbor", "channels": ("flow",), "time": ("at", "iso")},
+        "gw/gzip": {"compression": "gzip", "channels": ("flow",)},
+        "gw/zstd": {"compression": "zstd", "format": "value"},
         "gw/table": {"format": "csv", "channels": ("flow", "level")},
     },
     shapes.camera: {"cameras/gate/jpeg": {}},
@@ -132,7 +146,7 @@ LEFT = {
     shapes.plc: {"plant/line1/press/order": "text"},
     shapes.gateway: {
         "gw/comma": "two numbers with a comma between them: a decimal comma, or two columns",
-        "gw/blob": "bytes of no known format",
+        "gw/blob": "bytes of no known format: bare numbers need `format: raw`",
     },
     shapes.camera: {},
 }
