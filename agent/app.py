@@ -25,7 +25,7 @@ from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture_encoder
 from agent.alert_message import mark_late
 from agent.bundle import find_bundle
-from agent.commands import Commander
+from agent.commands import MAX_COMMAND_BYTES, Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
 from agent.errors import ConfigurationError, Problem
@@ -115,7 +115,7 @@ def load_encoders(
     for name, of_pictures in sorted(named_encoders(configuration)):
         if name in found:
             continue
-        bundle = find_bundle(name)
+        bundle = find_bundle(name, configuration.encoders.trusted_keys)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
         chosen = store.choice(question) if store is not None else None
@@ -250,7 +250,11 @@ class Agent(MqttEvents):
         self._connected_since: float | None = None
         self.moved_at = self._saved_at = self._started_at = monotonic()
         self._held = self.store.subscriptions()
-        self.mqtt = self._client(configuration, self._held, patient=False)
+        try:
+            self.mqtt = self._client(configuration, self._held, patient=False)
+        except BaseException:
+            self.store.close()
+            raise
         self.publications = Publications(
             configuration,
             self.topics,
@@ -313,7 +317,11 @@ class Agent(MqttEvents):
         return queued
 
     def on_command(self, command: Command) -> None:
-        """Enqueue, in order with the data."""
+        """Enqueue, in order with the data; of one that is too large only what shows that."""
+        message = command.message
+        if len(message.payload) > MAX_COMMAND_BYTES:
+            message = msgspec.structs.replace(message, payload=message.payload[: MAX_COMMAND_BYTES + 1])
+            command = msgspec.structs.replace(command, message=message)
         with self._queue_lock:
             self._queue.append(command)
         self._arrived.set()
@@ -477,7 +485,7 @@ class Agent(MqttEvents):
         if problems:
             raise ConfigurationError(problems)
         choices = NewChoices(self.store)
-        same = named_encoders(before) & named_encoders(after)
+        same = named_encoders(before) & named_encoders(after) if before.encoders == after.encoders else set()
         loaded = {name: self.pipeline.encoders[name] for name, _ in same}
         return Prepared(after, load_encoders(after, choices, loaded=loaded), choices.made)
 

@@ -8,11 +8,15 @@ import os
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agent.errors import BundleError
+from agent.signing import SIGNATURE, check_signature, sign
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCHEMA_VERSION: Final = 2
 ENCODERS: Final = Path(__file__).parent / "encoders"
@@ -80,10 +84,11 @@ class Bundle(msgspec.Struct, frozen=True):
     manifest: Manifest
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path, trusted: Sequence[str] = ()) -> Bundle:
     """Read a bundle's manifest and check every file against its digest.
 
-    Raises BundleError if anything is missing, corrupt, or of another schema version.
+    With `trusted` keys one of them must have signed it. Raises BundleError if anything is missing, corrupt, or of
+    another schema version.
     """
     where = path / MANIFEST
     try:
@@ -93,6 +98,8 @@ def load_bundle(path: Path) -> Bundle:
             f"{where}: expected an encoder bundle's manifest, found none "
             f"({getattr(error, 'strerror', None) or error}); installed: {', '.join(_installed())}"
         ) from error
+    if trusted:
+        check_signature(path, raw, _signature(path), trusted)
     try:
         version = msgspec.json.decode(raw, type=dict).get("schema")
         if version != SCHEMA_VERSION:
@@ -191,7 +198,40 @@ def _installed() -> list[str]:
     return sorted(manifest.parent.name for manifest in ENCODERS.glob(f"*/{MANIFEST}"))
 
 
-def find_bundle(name: str) -> Bundle:
-    """Return the bundle of that name, or at that path. Raises BundleError."""
-    path = Path(name) if "/" in name else ENCODERS / name
-    return load_bundle(path)
+def find_bundle(name: str, trusted: Sequence[str] = ()) -> Bundle:
+    """Return the bundle of that name, or at that path. Raises BundleError.
+
+    With `trusted` keys one of them must have signed it, if it did not come with the package: who could change that one
+    could change this program as well.
+    """
+    return load_bundle(Path(name), trusted) if "/" in name else load_bundle(ENCODERS / name)
+
+
+def sign_bundle(path: Path, key_file: Path) -> str:
+    """Put a signature into a bundle, folder or zip, whose files are all right; return the key that checks it.
+
+    Raises BundleError, SigningError, and OSError if it cannot be written.
+    """
+    load_bundle(path)
+    signature, public = sign(_content(path, MANIFEST), key_file)
+    if not path.is_file():
+        (path / SIGNATURE).write_bytes(signature)
+        return public
+    with zipfile.ZipFile(path) as archive:
+        entries = [(entry, archive.read(entry)) for entry in archive.infolist()]
+    top = next(PurePosixPath(entry.filename).parent for entry, _ in entries if entry.filename.endswith(MANIFEST))
+    beside = path.with_name(f"{path.name}.new")
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for entry, content in entries:
+            if PurePosixPath(entry.filename) != top / SIGNATURE:
+                archive.writestr(entry, content)
+        archive.writestr(str(top / SIGNATURE), signature)
+    beside.replace(path)
+    return public
+
+
+def _signature(path: Path) -> bytes | None:
+    try:
+        return _content(path, SIGNATURE)
+    except (OSError, ValueError):
+        return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.adapters.http import is_loopback
+from agent.adapters.mqtt.broker import UNVERIFIED, CertificateCheck, endpoint
 from agent.config import ImageSettings
 from agent.core.budget import share
 from agent.core.calibration import beyond_support
+from agent.credentials import check_secret_file
+from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agent.adapters.http import is_loopback
@@ -53,11 +55,32 @@ def warnings(configuration: Configuration) -> list[str]:
     metrics = configuration.metrics
     if metrics.cert_file is None and not is_loopback(metrics.address[0]):
         found.append(f"metrics.listen {metrics.listen}: passwords and tokens come in clear text; set cert_file for TLS")
-    password = configuration.broker.password_file
-    if password is not None:
-        path = Path(password)
-        if not path.is_file():
-            found.append(f"broker.password_file {password}: no such file yet")
-        elif path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            found.append(f"broker.password_file {password} can be read by others; chmod 600 it")
+    broker = configuration.broker
+    if broker.verify_certificate is CertificateCheck.NEVER:
+        found.append(UNVERIFIED)
+    address = endpoint(broker.url)
+    if not address.tls and not is_loopback(address.host) and broker.username is not None:
+        found.append(f"broker.url {broker.url}: the password goes over the network in clear text; use TLS")
+    if broker.password_file is not None and not Path(broker.password_file).is_file():
+        found.append(f"broker.password_file {broker.password_file}: no such file yet")
     return found
+
+
+def check_secret_files(configuration: Configuration) -> None:
+    """Raise ConfigurationError if others can read or change a file that holds a secret."""
+    broker, metrics = configuration.broker, configuration.metrics
+    files = {
+        "broker.password_file": broker.password_file,
+        "broker.key_file": broker.key_file or broker.cert_file,
+        "metrics.credentials_file": metrics.credentials_file,
+        "metrics.key_file": metrics.key_file or metrics.cert_file,
+    }
+    problems = []
+    for where, path in files.items():
+        try:
+            if path is not None:
+                check_secret_file(path, where)
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)

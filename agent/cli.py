@@ -12,7 +12,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from agent.errors import BundleError, ConfigurationError, RecordingError, RedshankError, RefusedError
+from agent.errors import (
+    BundleError,
+    ConfigurationError,
+    RecordingError,
+    RedshankError,
+    RefusedError,
+    SigningError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -121,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     except RefusedError as error:
         sys.stderr.write(f"{error}; check broker.username and broker.password_file\n")
         return EXIT_REFUSED
-    except (ConfigurationError, BundleError) as error:
+    except (ConfigurationError, BundleError, SigningError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIGURATION
     except RecordingError as error:
@@ -159,11 +166,12 @@ def _check(options: argparse.Namespace) -> int:
     if options.file is None:
         parser().error("check: expected a configuration file or --schema, found neither")
     from agent.app import load_encoders  # noqa: PLC0415  as above
-    from agent.checks import warnings  # noqa: PLC0415  as above
+    from agent.checks import check_secret_files, warnings  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
     configuration = load_configuration(options.file)
     load_encoders(configuration)
+    check_secret_files(configuration)
     for warning in warnings(configuration):
         sys.stdout.write(f"warning: {warning}\n")
     if options.draw is not None:

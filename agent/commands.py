@@ -6,6 +6,7 @@ leave what doing it once leaves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -116,6 +117,7 @@ class Done(msgspec.Struct):
     changed: list[Stream] | None
     topic: str = ""
     correlation_data: bytes | None = None
+    refusal: str = "refused"  # what it is counted as, if it is not done
 
 
 class Commander:
@@ -125,12 +127,17 @@ class Commander:
         self._pipeline, self._topics, self._observer = pipeline, topics, observer
         prefix = settings.reply_topic_prefix
         self._prefix = None if prefix is None else prefix.rstrip("/") + "/"
+        self._limit = settings.limit
+        self._credit, self._counted_at = settings.limit.count, math.inf
+        self._limited = False
 
     def obey(self, command: Command) -> Done:
         """Carry out one command. One that is retained is refused without an answer: it would be obeyed at each start.
 
-        Any error of the sender's becomes an answer.
+        Any error of the sender's becomes an answer. Of commands in a row that are too many the first is answered.
         """
+        if not self._affordable(command.message.elapsed_s):
+            return self._too_many(command)
         done = Done(UNKNOWN, {}, Outcome([], [], []), [], self.reply_topic(command), command.correlation_data)
         answer: dict[str, Any] = {"command": None, "ok": True}
         try:
@@ -156,6 +163,28 @@ class Commander:
         done.answer = answer
         return done
 
+    def _affordable(self, now: float) -> bool:
+        """Take one command from what may come: the limit's count at once, and as many again in its span of time."""
+        assert self._limit.per_s is not None
+        earned = max(0.0, now - self._counted_at) * self._limit.count / self._limit.per_s
+        self._credit = min(self._limit.count, self._credit + earned)
+        self._counted_at = now
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        self._limited = False
+        return True
+
+    def _too_many(self, command: Command) -> Done:
+        done = Done(UNKNOWN, None, Outcome([], [], []), [], self.reply_topic(command), refusal="limited")
+        if self._limited or command.message.retained:
+            self._observer.commanded(UNKNOWN, done.refusal)
+            return done
+        self._limited = True
+        error = str(CommandError(f"at most {self._limit.text}", "more; what follows is not answered"))
+        done.answer = {"command": None, "ok": False, "error": error}
+        return done
+
     def finish(self, done: Done, *, stored: bool) -> bytes | None:
         """Count the command and return its answer as JSON; `stored` tells whether what it led to is on disk."""
         answer = done.answer
@@ -164,7 +193,7 @@ class Commander:
         if answer["ok"] and not stored:
             error = "expected a state directory that can be written, found that it cannot: done, but not on disk yet"
             answer |= {"ok": False, "error": error}
-        self._observer.commanded(done.command, "done" if answer["ok"] else "refused")
+        self._observer.commanded(done.command, "done" if answer["ok"] else done.refusal)
         return msgspec.json.encode(answer)
 
     def reply_topic(self, command: Command) -> str:
@@ -323,7 +352,7 @@ def _content(command: Command) -> dict[str, Any]:
     """Return the JSON object, which names a known command."""
     payload, correlation = command.message.payload, command.correlation_data or b""
     if len(payload) > MAX_COMMAND_BYTES:
-        raise CommandError(f"at most {MAX_COMMAND_BYTES} bytes", len(payload))
+        raise CommandError(f"at most {MAX_COMMAND_BYTES} bytes", "more")
     if len(correlation) > MAX_CORRELATION_BYTES:
         raise CommandError(f"correlation data of at most {MAX_CORRELATION_BYTES} bytes", len(correlation))
     try:

@@ -25,6 +25,7 @@ from agent.core.types import Budget, Duration, Mode, Settings, Size
 from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
+from agent.signing import EncodersSettings, is_key
 from agent.topic_pattern import valid_filter
 
 if TYPE_CHECKING:
@@ -133,9 +134,10 @@ StreamSettings: TypeAlias = SensorSettings | ImageSettings
 
 
 class CommandSettings(Settings, frozen=True):
-    """Whether operators may command over MQTT, and below which topic an answer may go where they ask for it."""
+    """Whether operators may command over MQTT, how often, and where an answer may go if they ask for it."""
 
     enabled: bool = False
+    limit: Budget = Budget(count=30.0, per_s=60.0, text="30 per minute")
     reply_topic_prefix: str | None = None
 
 
@@ -145,6 +147,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
     agent: AgentSettings = AgentSettings()
     broker: BrokerSettings = BrokerSettings()
     streams: list[StreamSettings]
+    encoders: EncodersSettings = EncodersSettings()
     commands: CommandSettings = CommandSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -242,16 +245,17 @@ def _cross_check(builder: Builder) -> None:
         elif isinstance(made, MetricsSettings):
             for problem in metrics_problems(made):
                 builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
+        elif isinstance(made, EncodersSettings):
+            for index, key in enumerate(made.trusted_keys):
+                if not is_key(key):
+                    expected = "a public key as `redshank-convert keygen` prints it"
+                    builder.complain(f"{path}.trusted_keys[{index}]", expected, "something else")
         elif isinstance(made, AgentSettings):
             if made.false_alarms is not None and made.false_alarms.per_s is None:
                 found = repr(made.false_alarms.text)
                 builder.complain(f"{path}.false_alarms", "a budget over time such as `1 per day`", found)
         elif isinstance(made, CommandSettings):
-            prefix = made.reply_topic_prefix
-            if prefix is not None and (
-                not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")
-            ):
-                builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
+            _check_commands(made, path, builder)
         elif isinstance(made, HomeAssistantSettings):
             for key in ("prefix", "status_topic"):
                 topic = getattr(made, key)
@@ -278,6 +282,15 @@ def _cross_check(builder: Builder) -> None:
             value = getattr(made, field)
             if value is not None and value <= 0:
                 builder.complain(f"{path}.{key_of(field)}", "more than 0", repr(value))
+
+
+def _check_commands(commands: CommandSettings, path: str, builder: Builder) -> None:
+    if commands.limit.per_s is None or commands.limit.count < 1.0:
+        expected = "at least 1 command in a span of time, such as `30 per minute`"
+        builder.complain(f"{path}.limit", expected, repr(commands.limit.text))
+    prefix = commands.reply_topic_prefix
+    if prefix is not None and (not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")):
+        builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
 
 
 def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:

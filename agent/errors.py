@@ -34,6 +34,10 @@ class BundleError(RedshankError):
     """An encoder bundle cannot be used: missing, corrupt, foreign, or too new for this runtime."""
 
 
+class SigningError(RedshankError):
+    """A bundle cannot be signed, or its signature not checked: no usable key, or a package is missing."""
+
+
 class ListenError(RedshankError):
     """The address for metrics and health cannot be taken."""
 

@@ -15,7 +15,7 @@ import msgspec
 
 from agent.adapters.http import MetricsSettings
 from agent.adapters.systemd import notify
-from agent.errors import ConfigurationError, Problem, RedshankError
+from agent.errors import BundleError, ConfigurationError, Problem, RedshankError
 from agent.reconfiguration import EntryChange
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ class Reloader:
     def refuse(self, error: Exception) -> None:
         """Note that the old configuration is kept, and why."""
         problems = list(map(str, error.problems)) if isinstance(error, ConfigurationError) else [str(error)]
+        if isinstance(error, BundleError):
+            self._telemetry.bundles_refused.inc()
         if len(problems) > MAX_PROBLEMS:
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
         for problem in problems:

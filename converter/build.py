@@ -20,6 +20,7 @@ from tqdm import tqdm
 from agent.adapters.tflite import available_runtimes, in_order
 from agent.bundle import MANIFEST, SCHEMA_VERSION, VECTORS, Bundle, Manifest, Quantization, Tensor, Variant, load_bundle
 from agent.core.types import F32
+from agent.signing import SIGNATURE
 from converter.archive import write_npz
 from converter.gates import Gate, GateError
 from converter.quantize import PRECISIONS, FloatModel, Ranges, quiet, uncovered
@@ -281,7 +282,7 @@ def _check_place(out: Path) -> None:
     there = {path.name for path in out.iterdir()} if out.is_dir() else {out.name}
     try:
         manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=dict[str, Any])
-        own = {MANIFEST, REPORT, *manifest["files"], *(one["file"] for one in manifest["variants"])}
+        own = {MANIFEST, REPORT, SIGNATURE, *manifest["files"], *(one["file"] for one in manifest["variants"])}
     except (OSError, msgspec.DecodeError, KeyError, TypeError):
         own = set()
     if there - own:

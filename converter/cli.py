@@ -74,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
         )
     inspect = commands.add_parser("inspect", help="show manifest and operators, and the oldest runtime that has them")
     inspect.add_argument("bundle", help="folder, zip, or the name of an installed one")
+    keygen = commands.add_parser("keygen", help="make a key pair (Ed25519) to sign bundles with")
+    keygen.add_argument("key", type=Path, help="new file for the private key; the public one is printed")
+    sign = commands.add_parser("sign", help="sign a bundle, so that agents with encoders.trusted_keys load it")
+    sign.add_argument("bundle", type=Path, help="folder or zip; its files are checked first")
+    sign.add_argument("--key", type=Path, required=True, help="the private key")
     train = commands.add_parser("pretrain", help="pretrain the sensor encoder on generated streams")
     train.add_argument("--out", type=Path, required=True, help="weights to write (.npz)")
     train.add_argument("--episodes", type=int, help="default: 1600000 on a GPU, 44000 (the reduced form) without one")
@@ -267,6 +272,20 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keygen(options: argparse.Namespace) -> int:
+    from agent.signing import generate_key  # noqa: PLC0415  needs the extra `signing`
+
+    sys.stdout.write(f"{generate_key(options.key)}\n")
+    return 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from agent.bundle import sign_bundle  # noqa: PLC0415  with it
+
+    sys.stdout.write(f"{options.bundle}: signed; {sign_bundle(options.bundle, options.key)} checks it\n")
+    return 0
+
+
 def _pretrain(options: argparse.Namespace) -> int:
     from converter.pretrain.train import EPISODES, pretrain  # noqa: PLC0415  needs torch
 
@@ -281,6 +300,8 @@ _COMMANDS: Final = {
     "module": _module,
     "verify": _verify,
     "inspect": _inspect,
+    "keygen": _keygen,
+    "sign": _sign,
     "pretrain": _pretrain,
 }
 

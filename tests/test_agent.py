@@ -313,6 +313,7 @@ def test_bad_credentials_end_the_program_with_69_and_are_never_shown(make_mosqui
     broker = make_mosquitto(users={"pi": "right"})
     secret = tmp_path / "password"
     secret.write_text("wr0ng-s3cret\n")
+    secret.chmod(0o600)
     process = make_process(broker, broker_settings=f', username: pi, password_file: "{secret}"').start()
     _, errors = process.popen.communicate(timeout=20)
     assert process.popen.returncode == 69

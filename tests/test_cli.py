@@ -179,10 +179,26 @@ def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
     assert "stream pump: 1 per year with a decision every 1 s is rarer than" in missing[0]
     assert missing[1] == f"warning: broker.password_file {password}: no such file yet"
     password.write_text("secret\n")
-    password.chmod(0o640)
-    assert warnings()[1] == f"warning: broker.password_file {password} can be read by others; chmod 600 it"
-    password.chmod(0o600)
+    password.chmod(0o640)  # for the service's group, as systemd's credentials are
     assert len(warnings()) == 1
+    path = configure('url: "mqtts://broker.local", verify_certificate: never')
+    assert ["verify_certificate" in one for one in warnings()] == [True]
+    path = configure('url: "mqtt://broker.local", username: pi')
+    assert ["in clear text; use TLS" in one for one in warnings()] == [True]
+
+
+def test_secrets_that_others_can_read_are_problems_all_at_once(configure, tmp_path, capsys):
+    for name in ("word", "key", "line"):
+        (tmp_path / name).write_text("s3cr3t-of-mine")
+        (tmp_path / name).chmod(0o644)
+    broker = f'password_file: "{tmp_path}/word", cert_file: /c, key_file: "{tmp_path}/key"'
+    path = configure(broker)
+    path.write_text(path.read_text() + f"metrics: {{credentials_file: {tmp_path}/line, cert_file: {tmp_path}/key}}\n")
+    assert main(["check", str(path)]) == 78
+    err = capsys.readouterr().err
+    keys = [line.split(":")[0] for line in err.splitlines()]
+    assert keys == ["broker.password_file", "broker.key_file", "metrics.credentials_file", "metrics.key_file"]
+    assert "s3cr3t" not in err
 
 
 @pytest.mark.parametrize(
@@ -403,6 +419,7 @@ def test_refused_credentials_end_a_command_with_69_and_say_what_to_check(
     broker = make_mosquitto(users={"pi": "right"})
     secret = tmp_path / "password"
     secret.write_text("wr0ng-s3cret")
+    secret.chmod(0o600)
     path = configure(f'url: "{broker.url}", username: pi, password_file: "{secret}"')
     arguments = ["--out", str(tmp_path / "out.jsonl")] if command == "record" else []
     assert main([command, "--config", str(path), *arguments]) == 69

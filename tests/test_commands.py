@@ -12,10 +12,10 @@ from agent.adapters.mqtt import Command, Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
 from agent.app import load_encoders, make_restore, save_all, with_defaults
-from agent.commands import COMMANDS, MAX_COMMAND_BYTES, MAX_CORRELATION_BYTES, Commander
+from agent.commands import _HANDLERS, COMMANDS, MAX_COMMAND_BYTES, MAX_CORRELATION_BYTES, Commander
 from agent.config import CommandSettings, load_configuration
 from agent.core.alerting import AlertKind, AlertState
-from agent.core.types import StreamPhase
+from agent.core.types import Budget, StreamPhase
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from tests.test_pipeline import BEGUN, quiet
@@ -34,7 +34,7 @@ class Counted(SilentObserver):
 class Desk:
     """A pipeline and the commander of its streams, driven in virtual time."""
 
-    def __init__(self, folder, stream="", store=None):
+    def __init__(self, folder, stream="", store=None, at_once=1_000_000):
         path = folder / "redshank.yaml"
         path.write_text(
             f"""
@@ -54,7 +54,8 @@ streams:
         restore = make_restore(store) if store is not None else None
         self.observer = Counted()
         self.pipeline = Pipeline(configuration, load_encoders(configuration), TOPICS, self.observer, restore=restore)
-        commands = CommandSettings(enabled=True, reply_topic_prefix="ops/answers")
+        limit = Budget(count=float(at_once), per_s=60.0, text=f"{at_once} per minute")
+        commands = CommandSettings(enabled=True, limit=limit, reply_topic_prefix="ops/answers")
         self.commander = Commander(self.pipeline, TOPICS, commands, self.observer)
 
     def feed(self, span, change=None):
@@ -252,7 +253,7 @@ def test_what_is_retained_is_neither_obeyed_nor_answered_but_counted(desk, paylo
         (b"\xff\xfe", None, "expected JSON"),
         (b"[" * 4000, None, "expected JSON"),
         (b"[]", None, "expected a JSON object such as"),
-        (b"x" * (MAX_COMMAND_BYTES + 1), None, "expected at most 4096 bytes, found 4097"),
+        (b"x" * (MAX_COMMAND_BYTES + 1), None, "expected at most 4096 bytes, found more"),
         (
             {"command": "reboot"},
             None,
@@ -385,3 +386,38 @@ def test_every_command_has_its_handler_and_its_type():
 
     assert [kind.__struct_config__.tag for kind in _HANDLERS] == list(COMMANDS)
     assert msgspec.json.schema(next(iter(_HANDLERS)))["$defs"]["Accept"]["additionalProperties"] is False
+
+
+def test_too_many_commands_are_refused_the_first_of_them_with_an_answer(tmp_path):
+    desk = Desk(tmp_path, at_once=3)
+    desk.feed(range(400))
+    snapshot = {"command": "snapshot"}
+    answers = [desk.ask(snapshot) for _ in range(6)]
+    assert [answer and answer["ok"] for answer in answers] == [True, True, True, False, None, None]
+    assert answers[3]["error"] == "expected at most 3 per minute, found more; what follows is not answered"
+    assert desk.observer.commands[3:] == [("unknown", "limited")] * 3
+    assert desk.done(snapshot).changed == []  # nothing is done
+    assert desk.ask(snapshot, at=1010.0) is None
+    assert desk.ask(snapshot, at=1021.0)["ok"]
+    assert [desk.ask(snapshot, at=2000.0)["ok"] for _ in range(4)] == [True, True, True, False]
+
+
+FILES = ["/etc/passwd", "../../etc/passwd", "file:///etc/passwd", "C:\\boot.ini", "pump/../../../../etc", "\0/etc"]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_field_of_a_command_is_taken_for_a_file(desk, tmp_path, path, monkeypatch):
+    def opened(*_, **__):
+        raise AssertionError("a command opened a file")
+
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("builtins.open", "pathlib.Path.open", "os.open"):
+        monkeypatch.setattr(name, opened)
+    for kind in _HANDLERS:
+        for field in msgspec.structs.fields(kind):
+            assert not desk.ask({"command": kind.__struct_config__.tag, "file": path})["ok"]
+            if field.encode_name == "correlation":  # comes back as it is, and nothing else
+                continue
+            assert not desk.ask({"command": kind.__struct_config__.tag, field.encode_name: path})["ok"]
+    monkeypatch.undo()
+    assert sorted(tmp_path.rglob("*")) == before

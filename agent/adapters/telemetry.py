@@ -122,6 +122,7 @@ class Telemetry:
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")
         self.score_seconds = histogram("score_seconds", "Time to score and learn, of a batch")
         self.end_to_end_seconds = histogram("end_to_end_seconds", "Arrival of a message to its decision")
+        self.bundles_refused = counter("bundles_refused_total", "Reloads refused because of an encoder bundle")
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
         self.reloads = counter(
             "configuration_reloads_total", "Reloads of the configuration that were asked for", ("outcome",)
@@ -240,7 +241,8 @@ class Telemetry:
     def commanded(self, command: str, outcome: str) -> None:
         """Count an operator's command."""
         self.commands.labels(command, outcome).inc()
-        logger.info("command %s: %s", command, outcome)
+        if outcome != "limited":  # else whoever sends too many fills the log
+            logger.info("command %s: %s", command, outcome)
 
 
 def _total(metric: MetricWrapperBase) -> float:

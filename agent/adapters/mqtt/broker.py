@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import socket
 import ssl
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from agent.core.types import Duration, Settings, Size
+from agent.credentials import check_secret_file, read_secret
 from agent.errors import ConfigurationError, Problem
+
+logger = logging.getLogger(__name__)
 
 # MQTT 5's reasons against which only the user can do something: bad user name or password, not authorized,
 # banned, bad authentication method. paho translates MQTT 3.1.1's codes 4 and 5 into the first two.
 BAD_CREDENTIALS: Final = frozenset({134, 135, 138, 140})
 WEBSOCKET_PATH: Final = "/mqtt"  # of ws:// and wss:// without a path: what most brokers use, and Mosquitto allows any
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+UNVERIFIED: Final = (
+    "broker.verify_certificate is `never`: whoever is between the agent and the broker can read and change everything"
+)
+_VARIABLE: Final = re.compile("[A-Z_][A-Z0-9_]*")
 _HINTS: Final = {
     132: " (try broker.protocol: 3.1.1)",
     158: " (it has no shared subscriptions: leave $share/GROUP/ out of the topic)",
@@ -32,6 +40,13 @@ class Protocol(StrEnum):
 
     V5 = "5"
     V311 = "3.1.1"
+
+
+class CertificateCheck(StrEnum):
+    """Whether the broker's certificate and host name are verified."""
+
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 class BrokerSettings(Settings, frozen=True):
@@ -51,6 +66,7 @@ class BrokerSettings(Settings, frozen=True):
     username: str | None = None
     password_file: str | None = None
     password_env: str | None = None
+    verify_certificate: CertificateCheck = CertificateCheck.ALWAYS
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -98,34 +114,40 @@ def endpoint(url: str) -> Endpoint:
 def password(settings: BrokerSettings) -> str | None:
     """Return the password from its file (one trailing newline removed) or variable, None if neither is set.
 
-    Raises ConfigurationError if it cannot be read.
+    Raises ConfigurationError if it cannot be read, or if others can read the file. Nothing of a password is in it, also
+    where that was written in the place of the variable's name.
     """
     if settings.password_file is not None:
         try:
-            text = Path(settings.password_file).read_bytes().decode()
-        except OSError as error:
-            raise _unreadable("password_file", settings.password_file, error) from None
+            text = read_secret(settings.password_file, "broker.password_file").decode()
         except UnicodeDecodeError:
             raise _unusable("broker.password_file", "UTF-8 text", "other bytes") from None
         return text.removesuffix("\n").removesuffix("\r")
-    if settings.password_env is not None:
-        if settings.password_env not in os.environ:
-            raise _unusable("broker.password_env", f"a variable {settings.password_env}", "none in the environment")
-        return os.environ[settings.password_env]
+    name = settings.password_env
+    if name is not None:
+        if name not in os.environ:
+            shown = name if _VARIABLE.fullmatch(name) else "(upper-case letters, digits and _)"
+            raise _unusable("broker.password_env", f"a variable {shown}", "none in the environment")
+        return os.environ[name]
     return None
 
 
 def tls_context(settings: BrokerSettings) -> ssl.SSLContext:
     """Return the TLS settings: 1.2 or newer, certificate and host name verified, the system's CAs by default.
 
-    Raises ConfigurationError if a file cannot be used.
+    Raises ConfigurationError if a file cannot be used, or if others can read the key. Warns where nothing is verified.
     """
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
         raise _unreadable("ca_file", settings.ca_file or "", error) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.verify_certificate is CertificateCheck.NEVER:
+        logger.warning(UNVERIFIED)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     if settings.cert_file is not None:
+        check_secret_file(settings.key_file or settings.cert_file, "broker.key_file")
         try:
             # An empty password makes an encrypted key an error; otherwise OpenSSL would ask at the terminal.
             context.load_cert_chain(settings.cert_file, settings.key_file, password="")

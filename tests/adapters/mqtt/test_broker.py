@@ -6,7 +6,16 @@ import ssl
 
 import pytest
 
-from agent.adapters.mqtt.broker import BrokerSettings, Endpoint, endpoint, hint, in_words, password, tls_context
+from agent.adapters.mqtt.broker import (
+    BrokerSettings,
+    CertificateCheck,
+    Endpoint,
+    endpoint,
+    hint,
+    in_words,
+    password,
+    tls_context,
+)
 from agent.errors import ConfigurationError
 
 BROKER = Endpoint("broker.local", 1883, tls=False)
@@ -59,6 +68,7 @@ def test_a_password_in_a_url_is_refused_and_not_repeated():
 def test_a_password_is_its_files_text_without_the_newline_at_its_end(tmp_path, content):
     path = tmp_path / "password"
     path.write_bytes(content)
+    path.chmod(0o640)  # as systemd passes credentials on: read by the group
     assert password(BrokerSettings(password_file=str(path), password_env="NOT_ASKED")) == "pass word"
 
 
@@ -72,13 +82,22 @@ def test_a_password_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("REDSHANK_TEST_PASSWORD", raising=False)
     strange = tmp_path / "strange"
     strange.write_bytes(b"\xff")
+    strange.chmod(0o600)
+    open_, writable = tmp_path / "open", tmp_path / "writable"
+    for path, mode in ((open_, 0o604), (writable, 0o620)):
+        path.write_text("s3cret")
+        path.chmod(mode)
     for settings, words in (
         (BrokerSettings(password_file=str(tmp_path / "none")), "broker.password_file: expected a readable file"),
         (BrokerSettings(password_file=str(strange)), "expected UTF-8 text"),
         (BrokerSettings(password_env="REDSHANK_TEST_PASSWORD"), "expected a variable REDSHANK_TEST_PASSWORD"),
+        (BrokerSettings(password_env="s3cret"), "expected a variable \\(upper-case letters"),
+        (BrokerSettings(password_file=str(open_)), "neither read nor change, found .*open with mode 604; chmod 600 it"),
+        (BrokerSettings(password_file=str(writable)), "with mode 620"),
     ):
-        with pytest.raises(ConfigurationError, match=words):
+        with pytest.raises(ConfigurationError, match=words) as caught:
             password(settings)
+        assert "s3cret" not in str(caught.value)
 
 
 def test_certificates_that_cannot_be_used_are_named(tmp_path, authority):
@@ -99,6 +118,21 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path, authority):
     )
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    key.chmod(0o640)
+    tls_context(BrokerSettings(cert_file=str(certificate), key_file=str(key)))
+    key.chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"broker\.key_file: .* with mode 644; chmod 600 it"):
+        tls_context(BrokerSettings(cert_file=str(certificate), key_file=str(key)))
+    key.chmod(0o600)
+
+
+def test_a_certificate_goes_unverified_only_where_that_is_said_and_each_start_says_so(caplog):
+    tls_context(BrokerSettings())
+    assert caplog.text == ""
+    context = tls_context(BrokerSettings(verify_certificate=CertificateCheck.NEVER))
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_NONE, False)
+    assert "whoever is between the agent and the broker can read and change everything" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def test_an_acknowledgement_of_what_another_client_received_acknowledges_nothing
 def test_a_patient_client_is_not_refused_for_good(make_mosquitto, tmp_path):
     broker, listener, secret = make_mosquitto(users={"pi": "right"}), Listener(), tmp_path / "password"
     secret.write_text("wrong")
+    secret.chmod(0o600)
     settings = BrokerSettings(url=broker.url, username="pi", password_file=str(secret))
     client = MqttClient(settings, agent_id="pi", subscriptions=[], events=listener, patient=True)
     client.start()
@@ -328,6 +329,7 @@ def test_what_was_taken_over_survives_a_reconnect_once_and_in_order(make_mosquit
 
 def test_a_publication_that_the_broker_refuses_is_reported_in_words(make_mosquitto, make_client, tmp_path):
     (tmp_path / "word").write_text("secret\n")
+    (tmp_path / "word").chmod(0o600)
     broker = make_mosquitto(users={"pi": "secret"}, acl="user pi\ntopic readwrite redshank/#\n")
     client, listener = make_client(broker.url, username="pi", password_file=str(tmp_path / "word"))
     client.publish("elsewhere", b"x", token=7)
