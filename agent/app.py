@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import sqlite3
 import threading
 from collections import deque
 from contextlib import closing
@@ -28,6 +27,7 @@ from agent.bundle import find_bundle
 from agent.commands import MAX_COMMAND_BYTES, Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
+from agent.disk import Disk
 from agent.errors import ConfigurationError, Problem
 from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 512
 _TURN_S: Final = 0.25
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
-_COMPLAIN_S: Final = 60.0
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
 OUTDATED: Final = "of another encoder, runtime or setting"
 _VERSION: Final = version("redshank")
@@ -219,12 +218,15 @@ class Agent(MqttEvents):
         self.file = file
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams, agent.memory_limit_bytes, [one.value for one in RejectReason])
-        self.store = Store(Path(agent.state_dir))
+        self.store = Store(Path(agent.state_dir), patient=True)
+        self.disk = Disk(self.store, self.telemetry)
+        choices = NewChoices(self.store)
         try:
-            encoders = load_encoders(configuration, self.store)
+            encoders = load_encoders(configuration, choices)
         except BaseException:
             self.store.close()
             raise
+        self.disk.write(lambda: self._choose(choices.made))
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store)
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
@@ -239,7 +241,6 @@ class Agent(MqttEvents):
         self.troubles = Troubles(self.telemetry)
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
-        self._complained_at = -_COMPLAIN_S
         self._arrived = threading.Event()
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
@@ -263,7 +264,7 @@ class Agent(MqttEvents):
             self.store,
             self.telemetry,
             announcements_of(configuration, self.topics),
-            self._on_disk,
+            self.disk.write,
             lambda: self.troubles.names,
         )
         self.telemetry.worker_idle.set_function(lambda: monotonic() - self.moved_at)
@@ -398,7 +399,7 @@ class Agent(MqttEvents):
             token = "" if settings.credentials_file is None else secrets.token_urlsafe(32)
             pages = Pages(self.telemetry.registry, self.healthy, self.ready, self.status)
             self.http = HttpServer(settings, pages, token=token)
-            self.store.lock.listens(settings.listen, token)
+            self.store.listens(settings.listen, token)
             self._worker.start()
             self.mqtt.start()
             notify("READY=1")
@@ -515,9 +516,12 @@ class Agent(MqttEvents):
             self._forget_delivered()
             if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
+                if self.disk.mend():
+                    self._mended()
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
                 self._send_outbox()
                 self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
+                self.troubles.note(Trouble.STATE_DIRECTORY, present=self.disk.troubled)
                 self._gauges(now - self._saved_at)
                 self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
@@ -553,8 +557,10 @@ class Agent(MqttEvents):
 
     def _obey(self, command: Command) -> None:
         """Carry out a command; store what it led to, answer, and acknowledge it."""
+        if self.disk.mend(at_once=True):
+            self._mended()  # an answer says whether what it tells of is on disk
         done = self.commander.obey(command)
-        stored = self._commit(done.outcome) and self._store_changes(done.changed)
+        stored = self._commit(done.outcome) and self._store_changes(done.changed) and not self.store.detached
         answer = self.commander.finish(done, stored=stored)
         if answer is not None and not self.mqtt.publish(done.topic, answer, correlation_data=done.correlation_data):
             logger.warning("the answer to command %s could not be sent", done.command)
@@ -572,7 +578,7 @@ class Agent(MqttEvents):
                 save(self.store, stream)
             self.store.set_topics([stream.topic for stream in self.pipeline.streams.values()])
 
-        return not changed or self._on_disk(write)
+        return not changed or self.disk.write(write)
 
     def _commit(self, outcome: Outcome) -> bool:
         """Store what a batch led to, then acknowledge its messages. What a full disk refuses is tried again.
@@ -581,7 +587,7 @@ class Agent(MqttEvents):
         """
         self._owed.alerts += outcome.alerts
         self._owed.outbox += outcome.outbox
-        stored = not self._owed.alerts or self._on_disk(lambda: self.store.commit(self._owed.alerts, self._owed.outbox))
+        stored = not self._owed.alerts or self.disk.write(self._store_owed)
         if not stored:
             latest = {(row.stream, row.kind): row for row in self._owed.alerts}
             self._owed = Outcome(list(latest.values()), self._owed.outbox[-MAX_OUTBOX:], [])
@@ -596,17 +602,27 @@ class Agent(MqttEvents):
         self.publications.decided(outcome)
         return stored
 
-    def _on_disk(self, write: Callable[[], None]) -> bool:
-        """Write to the state directory; tell whether that worked. A full disk must not end the agent."""
-        try:
-            write()
-        except (OSError, sqlite3.Error) as error:
-            self.telemetry.state_errors.inc()
-            if monotonic() - self._complained_at >= _COMPLAIN_S:
-                self._complained_at = monotonic()
-                logger.error("cannot write the state directory: %s; trying again", error)  # noqa: TRY400  no bug of ours
-            return False
-        return True
+    def _store_owed(self) -> None:
+        self.store.commit(self._owed.alerts, self._owed.outbox)
+
+    def _choose(self, made: Mapping[str, str]) -> None:
+        for question, answer in made.items():
+            self.store.choose(question, answer)
+
+    def _mended(self) -> None:
+        """Go on with a disk that can be written again: what it held and we could not read comes to its right."""
+        if self.store.unread:
+            self.store.unread = False
+            restore = make_restore(self.store)
+            for stream in self.pipeline.streams.values():
+                if stream.learnt:
+                    self.store.set_aside(stream.name, "older than what was learnt while it could not be read")
+                    continue
+                saved = restore(stream)
+                if saved is not None:
+                    stream.restore(*saved)
+        self.on_subscriptions(self._held)
+        self._save(whole=False)
 
     def _send_outbox(self) -> None:
         if not self.mqtt.connected:
@@ -619,7 +635,7 @@ class Agent(MqttEvents):
 
     def _forget_delivered(self) -> None:
         seqs = list(self._delivered)
-        if seqs and self._on_disk(lambda: self.store.delivered(seqs)):
+        if seqs and self.disk.write(lambda: self.store.delivered(seqs)):
             for _ in seqs:
                 self._delivered.popleft()
 
@@ -642,15 +658,14 @@ class Agent(MqttEvents):
         self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
 
         def write() -> None:
-            for question, answer in prepared.choices.items():
-                self.store.choose(question, answer)
+            self._choose(prepared.choices)
             for stream in done.removed:
                 save(self.store, stream)  # it may come back
             for name, fate in done.fates.items():
                 if fate is Fate.ANEW:
                     self.store.set_aside(name, OUTDATED)
 
-        self._on_disk(write)
+        self.disk.write(write)
         for stream in done.removed:
             stream.begin_anew()  # others may have what it took
             self.telemetry.forget(stream.name)
@@ -716,7 +731,7 @@ class Agent(MqttEvents):
     def _save(self, *, whole: bool = True) -> bool:
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
-            stored = self._on_disk(lambda: save_all(self.store, self.pipeline, whole=whole))
+            stored = self.disk.write(lambda: save_all(self.store, self.pipeline, whole=whole))
         if stored:
             self._saved_at = monotonic()
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)

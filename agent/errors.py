@@ -50,6 +50,10 @@ class StateError(RedshankError):
     """The state directory's database can be neither used nor replaced."""
 
 
+class UnwritableError(StateError):
+    """The state directory's database cannot be written, or not be opened, just now."""
+
+
 class SnapshotError(RedshankError):
     """A snapshot cannot be resumed: corrupt, foreign, or of another schema version."""
 

@@ -16,10 +16,12 @@ class Trouble(StrEnum):
     """The closed set, as told by the metric, the agent's state and `redshank status`."""
 
     CLIENT_ID = "client_id"
+    STATE_DIRECTORY = "state_directory"
 
 
 WORDS = {
     Trouble.CLIENT_ID: "another client uses our MQTT client id, and the two throw each other out",
+    Trouble.STATE_DIRECTORY: "the state directory cannot be written; what a restart would need is in memory alone",
 }
 
 

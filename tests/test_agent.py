@@ -10,11 +10,14 @@ import random
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 
+import msgspec
 import pytest
 
 from tests.brokers import Peer, free_port, wait_until
@@ -49,9 +52,13 @@ streams:
         )
         self.popen = None
 
+    @property
+    def command(self):
+        return [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)]
+
     def start(self, **environment):
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "agent.cli", "run", "--config", str(self.config)],
+            self.command,
             stderr=subprocess.PIPE,
             env={**os.environ, **environment},
         )
@@ -154,7 +161,7 @@ def alerts(peer, kind="anomaly"):
     return [alert for alert in found if alert["kind"] == kind]
 
 
-def test_a_full_disk_delays_an_alert_and_does_not_end_the_agent(mosquitto, make_process, make_peer):
+def test_a_full_disk_neither_delays_an_alert_nor_ends_the_agent(mosquitto, make_process, make_peer):
     peer = make_peer(mosquitto, "redshank/#")
     process = make_process(mosquitto).start().ready()
     publish(peer, range(300))
@@ -164,11 +171,18 @@ def test_a_full_disk_delays_an_alert_and_does_not_end_the_agent(mosquitto, make_
     publish(peer, range(300, 310), odd=True)
     assert any(b"cannot write the state directory" in line for line in process.popen.stderr)
     assert process.get("/healthz") == "ok\n"
-    assert alerts(peer) == []
-    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, unlimited)
     wait_until(lambda: [one["event"] for one in alerts(peer)] == ["raised"])
-    code, errors = process.stop()
-    assert code == 0
+    wait_until(lambda: process.metric('redshank_trouble{trouble="state_directory"}') == 1.0)
+    assert '"troubles":["state_directory"]' in process.get("/status")
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, unlimited)
+    wait_until(lambda: process.metric('redshank_trouble{trouble="state_directory"}') == 0.0, 20)
+    wait_until(lambda: list((process.state / "streams").glob("*.snapshot")))
+    process.popen.kill()
+    _, errors = process.popen.communicate()
+    errors = errors.decode()
+    with closing(sqlite3.connect(process.state / "state.sqlite")) as database:  # what was in memory is there
+        ((state,),) = database.execute("SELECT state FROM alerts WHERE kind = 'anomaly'")
+    assert msgspec.msgpack.decode(state)["state"] == "firing"
     assert "cannot write" not in errors  # said once a minute
     assert "Traceback" not in errors
 

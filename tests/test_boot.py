@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import subprocess
 import urllib.error
 
 from tests.brokers import wait_until
-from tests.test_agent import make_peer, make_process, publish
+from tests.test_agent import alerts, make_peer, make_process, publish
 
 __all__ = ["make_peer", "make_process"]  # fixtures
+TROUBLED = 'redshank_trouble{trouble="state_directory"}'
 
 
 def answers(process, path):
@@ -67,3 +70,42 @@ def test_two_agents_on_one_state_directory_are_refused(mosquitto, make_process):
     assert code == 1
     assert f"found it in use by process {first.popen.pid}; stop the other agent or replay that uses it" in errors
     assert answers(first, "/healthz") == 200
+
+
+def test_a_full_disk_at_boot_costs_neither_what_was_learnt_nor_an_alert(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto).start().ready()
+    publish(peer, range(300))
+    active = 'redshank_stream_phase{phase="active",stream="pump/a"}'
+    wait_until(lambda: process.metric(active) == 1.0, 20)
+    assert process.stop()[0] == 0
+    full = ("prlimit", "--fsize=0:unlimited")  # no file may grow: every write fails, reading does not
+    process.popen = subprocess.Popen([*full, *process.command], stderr=subprocess.PIPE)
+    process.ready()
+    wait_until(lambda: process.metric(TROUBLED) == 1.0)
+    assert process.metric(active) == 1.0
+    publish(peer, range(300, 310), odd=True)
+    wait_until(lambda: [one["event"] for one in alerts(peer)] == ["raised"], 20)
+    limits = resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.popen.pid, resource.RLIMIT_FSIZE, (limits[1], limits[1]))
+    wait_until(lambda: process.metric(TROUBLED) == 0.0, 20)
+    process.popen.kill()  # what was in memory is on disk
+    process.popen.communicate()
+    process.start().ready()
+    wait_until(lambda: '"kind":"anomaly","firing":true' in process.get("/status"), 20)
+    assert [one["event"] for one in alerts(peer)] == ["raised"]
+
+
+def test_a_state_directory_that_cannot_be_made_is_made_later(mosquitto, make_process):
+    process = make_process(mosquitto)
+    process.state.write_text("as where a disk is not mounted yet")
+    process.start().ready()
+    wait_until(lambda: process.metric(TROUBLED) == 1.0)
+    assert '"troubles":["state_directory"]' in process.get("/status")
+    process.state.unlink()
+    wait_until(lambda: process.metric(TROUBLED) == 0.0, 20)
+    assert (process.state / "state.sqlite").is_file()
+    code, errors = process.stop()
+    assert code == 0
+    assert errors.count("cannot write the state directory") == 1
+    assert "trouble state_directory is over" in errors

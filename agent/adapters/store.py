@@ -6,10 +6,13 @@ it lies a journal: a line of magic, the snapshot's checksum, and what was added 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +21,7 @@ import msgspec
 import numpy as np
 
 from agent.adapters.statelock import StateLock
-from agent.errors import SnapshotError, StateError
+from agent.errors import SnapshotError, UnwritableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +37,17 @@ _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
 _ARRAY: Final = 1
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SHM: Final = Path("/dev/shm")  # noqa: S108  folders of our own in it; memory, where other disks may be full as well
+_DATABASE: Final = "state.sqlite"
+_PROBE_BYTES: Final = 65536
+_COLUMNS: Final = {
+    "alerts": "stream, kind, state",
+    "outbox": "topic, payload, created_at",
+    "last_alerts": "topic, payload",
+    "retained": "topic",
+    "streams": "topic",
+    "choices": "question, answer",
+}
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, PRIMARY KEY (stream, kind));
 CREATE TABLE IF NOT EXISTS outbox (
@@ -72,27 +86,90 @@ class Written(msgspec.Struct):
 
 
 class Store:
-    """The state directory, mode 0700. A damaged database is set aside and said so. Raises StateError or OSError."""
+    """The state directory, mode 0700. A damaged database is set aside and said so.
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+    Raises StateError or OSError. A `patient` one raises StateError only where another process holds the directory: if
+    it cannot be written it works in memory, on what could be read, until `attach` succeeds; `failure` says why.
+    """
+
+    def __init__(self, directory: Path, *, patient: bool = False) -> None:
         self.directory = directory
-        self.lock = StateLock(directory)
         self.outbox_dropped = 0
         self.bytes_written = 0
+        self.failure: Exception | None = None
+        self.unread = False  # what the directory held could not be read
+        self._lock: StateLock | None = None
+        self._listens: tuple[str, str] | None = None
         self._written: dict[str, Written] = {}  # by stream
-        (directory / "streams").mkdir(exist_ok=True)
         try:
-            self._database = _database(directory / "state.sqlite")
+            self._database = self._take()
+        except (OSError, UnwritableError) as error:
+            if not patient:
+                self._let_go()
+                raise
+            self.failure = error
+            self._database, self.unread = _copy(directory / _DATABASE)
         except BaseException:
-            self.lock.close()
+            self._let_go()
             raise
+        self.detached = self.failure is not None
 
     def close(self) -> None:
         """Close the database and let the directory go."""
         self._database.close()
-        self.lock.close()
+        self._let_go()
+
+    def listens(self, address: str, token: str = "") -> None:
+        """Tell other processes that this is an agent, which they find at HOST:PORT, and the token that lets them in."""
+        self._listens = address, token
+        if self._lock is not None:
+            self._lock.listens(address, token)
+
+    def detach(self) -> None:
+        """Go on in memory, from what the database holds: it cannot be written."""
+        memory = sqlite3.connect(":memory:", check_same_thread=False)
+        try:
+            self._database.backup(memory)
+        except sqlite3.Error:  # it cannot even be read: the alerts' states come again with the next snapshot
+            memory.close()
+            memory = _blank()
+        with contextlib.suppress(sqlite3.Error):
+            self._database.close()
+        self._database, self.detached = memory, True
+
+    def attach(self) -> None:
+        """Write what is in memory to the directory, and go on there. Raises OSError, StateError or sqlite3.Error."""
+        memory, disk = self._database, self._take()
+        try:
+            if self.unread:
+                _merge(disk, memory)
+            memory.backup(disk)
+        except BaseException:
+            disk.close()
+            raise
+        memory.close()
+        self._database, self.detached, self.failure = disk, False, None
+
+    def probe(self) -> None:
+        """Raise OSError if no file of some size can be written."""
+        path = self.directory / "probe"
+        _write(path, bytes(_PROBE_BYTES))
+        path.unlink()
+
+    def _take(self) -> sqlite3.Connection:
+        """Make the directory ours and open the database. Raises OSError or StateError."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        if self._lock is None:
+            self._lock = StateLock(self.directory)
+            if self._listens is not None:
+                self._lock.listens(*self._listens)
+        (self.directory / "streams").mkdir(exist_ok=True)
+        return _database(self.directory / _DATABASE)
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def commit(self, alerts: list[AlertRow], outbox: list[OutboxRow]) -> None:
         """Write alert states and what they send in one transaction; durable when this returns."""
@@ -263,6 +340,9 @@ class Store:
             path.replace(aside)
         except FileNotFoundError:
             return
+        except OSError as error:
+            logger.warning("stream %s starts cold: its snapshot is %s, and stays (%s)", stream, reason, error.strerror)
+            return
         logger.warning("stream %s starts cold: its snapshot is %s; kept as %s", stream, reason, aside.name)
 
     def _path(self, stream: str) -> Path:
@@ -278,7 +358,7 @@ def _database(path: Path) -> sqlite3.Connection:
         return _open(path)
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF not in _DAMAGED:
-            raise StateError(f"{path}: expected a database that can be written, found: {error}") from error
+            raise UnwritableError(f"{path}: expected a database that can be written, found: {error}") from error
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)
             if part.exists():
@@ -287,6 +367,47 @@ def _database(path: Path) -> sqlite3.Connection:
             "%s is damaged (%s): alert states and unsent alerts are lost; kept as %s.unusable", path, error, path.name
         )
         return _open(path)
+
+
+def _blank() -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    memory.executescript(_SCHEMA)
+    return memory
+
+
+def _copy(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Return a copy in memory of a database that cannot be written, and whether there is one that cannot be read.
+
+    A write-ahead log can only be read where it can be written to: if there is one, both are copied first.
+    """
+    memory = _blank()
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        if not path.exists():
+            return memory, False
+        if not log.exists() or log.stat().st_size == 0:
+            with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as source:
+                source.backup(memory)
+        else:
+            with tempfile.TemporaryDirectory(dir=_SHM if os.access(_SHM, os.W_OK) else None) as folder:
+                for one in (path, log):
+                    shutil.copy(one, folder)
+                with contextlib.closing(_open(Path(folder) / path.name)) as source:
+                    source.backup(memory)
+    except (OSError, sqlite3.Error):
+        memory.close()
+        return _blank(), True
+    memory.executescript(_SCHEMA)
+    return memory, False
+
+
+def _merge(disk: sqlite3.Connection, memory: sqlite3.Connection) -> None:
+    """Add to `memory` what `disk` held from before, where memory knows nothing newer."""
+    with memory:
+        for table, columns in _COLUMNS.items():
+            marks = ", ".join("?" * len(columns.split(", ")))
+            rows = disk.execute(f"SELECT {columns} FROM {table}").fetchall()  # noqa: S608  names of our own
+            memory.executemany(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", rows)  # noqa: S608  likewise
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import zlib
+from contextlib import closing
 
 import msgspec
 import numpy as np
@@ -15,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.adapters import store as module
+from agent.adapters.statelock import Holder, holder
 from agent.adapters.store import AlertRow, OutboxRow, Store
-from agent.errors import StateError
+from agent.errors import StateError, UnwritableError
 
 MAGIC = b"redshank snapshot 2\n"
 
@@ -496,3 +499,92 @@ def test_a_database_that_cannot_be_opened_is_an_error_that_names_it_and_nothing_
     with pytest.raises(StateError, match=r"state\.sqlite: expected a database that can be written"):
         Store(store.directory)
     assert path.is_dir()
+
+
+def test_a_patient_store_works_in_memory_until_its_directory_can_be_made(tmp_path):
+    (tmp_path / "mount").write_text("in the way")
+    directory = tmp_path / "mount" / "state"
+    with pytest.raises(OSError, match="Not a directory"):
+        Store(directory)
+    with closing(Store(directory, patient=True)) as store:
+        assert isinstance(store.failure, OSError)
+        assert store.detached
+        assert not store.unread
+        store.listens("127.0.0.1:9791")
+        store.commit([AlertRow("pump", "anomaly", {"state": "firing"})], [row(1)])
+        with pytest.raises(OSError, match="Not a directory"):
+            store.save("pump", {"x": 1})
+        with pytest.raises(OSError, match="Not a directory"):
+            store.attach()
+        assert [one.payload for one in store.outbox(0, 10)] == [b"payload 1"]
+        (tmp_path / "mount").unlink()
+        store.attach()
+        store.probe()
+        assert (store.detached, store.failure) == (False, None)
+        assert holder(directory) == Holder(os.getpid(), "127.0.0.1:9791")
+        store.commit([], [row(2)])
+        store.save("pump", {"x": 1})
+    with closing(Store(directory)) as again:
+        assert [(one.seq, one.payload) for one in again.outbox(0, 10)] == [(1, b"payload 1"), (2, b"payload 2")]
+        assert again.alerts() == [AlertRow("pump", "anomaly", {"state": "firing"})]
+
+
+def test_what_is_held_in_memory_goes_on_from_the_database_and_returns_to_it(store, open_store):
+    store.commit([AlertRow("pump", "anomaly", {"state": "pending"})], [row(1), row(2)])
+    store.detach()
+    assert store.detached
+    store.delivered([1])
+    store.commit([AlertRow("pump", "anomaly", {"state": "firing"})], [row(3)])
+    store.attach()
+    store.commit([], [row(4)])
+    again = open_store()
+    assert [one.seq for one in again.outbox(0, 10)] == [2, 3, 4]
+    assert again.alerts() == [AlertRow("pump", "anomaly", {"state": "firing"})]
+
+
+def test_a_database_that_was_not_closed_is_read_with_its_log_where_it_cannot_be_opened(store, monkeypatch):
+    """As after a loss of power that left the disk read-only: what was committed last is in the write-ahead log."""
+    store.commit([], [row(1)])
+    copy = store.directory.with_name("copy")
+    shutil.copytree(store.directory, copy)
+    assert (copy / "state.sqlite-wal").stat().st_size > 0
+    open_database = module._open
+
+    def refuse(path):
+        if path.parent == copy:
+            error = sqlite3.OperationalError("attempt to write a readonly database")
+            error.sqlite_errorcode = sqlite3.SQLITE_READONLY
+            raise error
+        return open_database(path)
+
+    monkeypatch.setattr(module, "_open", refuse)
+    with closing(Store(copy, patient=True)) as patient:
+        assert isinstance(patient.failure, UnwritableError)
+        assert not patient.unread
+        assert [one.payload for one in patient.outbox(0, 10)] == [b"payload 1"]
+    assert (copy / "state.sqlite-wal").stat().st_size > 0  # it was not touched
+
+
+def test_what_could_not_be_read_is_added_once_it_can_be(tmp_path):
+    directory = tmp_path / "state"
+    with closing(Store(directory)) as before:
+        before.commit([AlertRow("pump", "anomaly", {"a": 1}), AlertRow("tank", "anomaly", {"a": 1})], [row(1), row(2)])
+        before.choose("which", "that")
+    content = (directory / "state.sqlite").read_bytes()
+    (directory / "state.sqlite").unlink()
+    (directory / "state.sqlite").mkdir()  # can be neither read nor opened, even by root
+    with closing(Store(directory, patient=True)) as store:
+        assert store.unread
+        store.commit([AlertRow("pump", "anomaly", {"a": 2})], [row(3)])
+        (directory / "state.sqlite").rmdir()
+        (directory / "state.sqlite").write_bytes(content)
+        store.attach()
+        assert sorted(one.payload for one in store.outbox(0, 10)) == [b"payload 1", b"payload 2", b"payload 3"]
+        assert store.outbox(0, 10)[0].payload == b"payload 3"  # the number under which it may be on its way stays
+        assert {one.stream: one.state for one in store.alerts()} == {"pump": {"a": 2}, "tank": {"a": 1}}
+        assert store.choice("which") == "that"
+
+
+def test_a_patient_store_waits_for_no_other_process(store):
+    with pytest.raises(StateError, match="in use by process"):
+        Store(store.directory, patient=True)
