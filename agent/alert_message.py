@@ -305,6 +305,11 @@ def encode(
     )
 
 
+def mark_clock(payload: bytes) -> bytes:
+    """Return the message with a word that the agent's clock was not right."""
+    return msgspec.json.encode({**msgspec.json.decode(payload), "clock": "wrong"})
+
+
 def mark_late(payload: bytes) -> bytes:
     """Return the message with `late` true."""
     message = msgspec.json.decode(payload)

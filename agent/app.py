@@ -22,8 +22,9 @@ from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture_encoder
-from agent.alert_message import mark_late
+from agent.alert_message import mark_clock, mark_late
 from agent.bundle import find_bundle
+from agent.clock import Clock, last_written
 from agent.commands import MAX_COMMAND_BYTES, Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
@@ -218,6 +219,7 @@ class Agent(MqttEvents):
         self.file = file
         agent = configuration.agent
         self.telemetry = Telemetry(agent.max_streams, agent.memory_limit_bytes, [one.value for one in RejectReason])
+        self.clock = Clock(last_written(Path(agent.state_dir)))
         self.store = Store(Path(agent.state_dir), patient=True)
         self.disk = Disk(self.store, self.telemetry)
         choices = NewChoices(self.store)
@@ -516,6 +518,7 @@ class Agent(MqttEvents):
             self._forget_delivered()
             if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
+                self._look_at_clock()
                 if self.disk.mend():
                     self._mended()
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
@@ -585,6 +588,9 @@ class Agent(MqttEvents):
 
         Return whether all that is owed is on disk.
         """
+        if outcome.outbox and self.clock.wrong:
+            rows = outcome.outbox
+            outcome.outbox = [msgspec.structs.replace(row, payload=mark_clock(row.payload)) for row in rows]
         self._owed.alerts += outcome.alerts
         self._owed.outbox += outcome.outbox
         stored = not self._owed.alerts or self.disk.write(self._store_owed)
@@ -604,6 +610,15 @@ class Agent(MqttEvents):
 
     def _store_owed(self) -> None:
         self.store.commit(self._owed.alerts, self._owed.outbox)
+
+    def _look_at_clock(self) -> None:
+        """Go on with another time of day, if the clock was set."""
+        step_s = self.clock.stepped()
+        if step_s:
+            direction = "forward" if step_s > 0 else "back"
+            logger.warning("this machine's clock was set %s by %.0f s", direction, abs(step_s))
+            self._commit(self.pipeline.shift(step_s, time() - step_s))
+        self.troubles.note(Trouble.CLOCK, present=self.clock.wrong)
 
     def _choose(self, made: Mapping[str, str]) -> None:
         for question, answer in made.items():

@@ -170,6 +170,11 @@ class Pipeline:
                     self._publish(stream, transition, now, outcome, found)
         return outcome
 
+    def shift(self, step_s: float, before: float) -> Outcome:
+        """Know that the wall clock was set by so much from `before` (s since the epoch)."""
+        shifted = [stream for stream in self.streams.values() if stream.shift(step_s, before)]
+        return Outcome([alert_row(stream, machine) for stream in shifted for machine in stream.alerts.values()], [], [])
+
     def resume(self, topics: Iterable[str], now: float, elapsed_s: float) -> None:
         """Take up the streams of an earlier run before any of them speaks: one that never does has fallen silent."""
         for topic in topics:

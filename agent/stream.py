@@ -15,7 +15,7 @@ import msgspec
 from agent.adapters.payload import make_decoder
 from agent.adapters.store import AlertRow
 from agent.alert_message import timestamp
-from agent.core.alerting import AlertKind, AlertMachine, AlertSettings, AlertState, Severity
+from agent.core.alerting import MAX_SNOOZE_S, AlertKind, AlertMachine, AlertSettings, AlertState, Severity
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 from agent.core.views import plain
@@ -165,6 +165,17 @@ class Stream(ABC):
             self._beat_s = max(passed_s, 1e-6)
         self._spoke_s = self.heard_elapsed_s = elapsed_s
         self.heard_at = at
+
+    def shift(self, step_s: float, before: float) -> bool:
+        """Know that the wall clock was set by so much from `before`; tell whether a snooze was moved with it.
+
+        A snooze of an earlier run, when the clock was right, ends far behind what a wrong clock allows, and stays.
+        """
+        self.heard_at += step_s
+        snoozed = [one for one in self.alerts.values() if 0.0 < one.snoozed_until - before <= MAX_SNOOZE_S]
+        for machine in snoozed:
+            machine.snoozed_until += step_s
+        return bool(snoozed)
 
     def rate(self, elapsed_s: float) -> float | None:
         """Return messages per second, None before the second one; what stays away lowers it."""

@@ -16,11 +16,13 @@ class Trouble(StrEnum):
     """The closed set, as told by the metric, the agent's state and `redshank status`."""
 
     CLIENT_ID = "client_id"
+    CLOCK = "clock"
     STATE_DIRECTORY = "state_directory"
 
 
 WORDS = {
     Trouble.CLIENT_ID: "another client uses our MQTT client id, and the two throw each other out",
+    Trouble.CLOCK: "this machine's clock shows a time that is past; alerts say so until it is set",
     Trouble.STATE_DIRECTORY: "the state directory cannot be written; what a restart would need is in memory alone",
 }
 

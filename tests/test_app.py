@@ -9,12 +9,15 @@ import pytest
 
 from agent.adapters import tflite
 from agent.adapters.mqtt import Command
-from agent.adapters.store import OutboxRow, Store
+from agent.adapters.store import AlertRow, OutboxRow, Store
+from agent.alert_message import encode, silence
 from agent.app import Agent, load_encoders, save
 from agent.bundle import find_bundle
+from agent.clock import Clock
 from agent.config import load_configuration
-from agent.core.alerting import AlertKind, AlertState
+from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertSettings, AlertState, AlertTransition
 from agent.errors import BundleError, ConfigurationError
+from agent.pipeline import Outcome
 from agent.ports import InboundMessage
 from agent.reload import ReloadOutcome
 from tests.brokers import Peer, wait_until
@@ -394,3 +397,34 @@ def test_a_worker_that_does_not_move_is_said_once_and_is_not_healthy(agent, capl
     agent._look_at_worker()
     assert agent.healthy()
     assert "the worker moves again" in caplog.text
+
+
+def test_alerts_of_before_the_clock_is_set_say_so_and_the_state_does(agent, schema, caplog):
+    now = [60.0]
+    agent.clock = Clock(0.0, lambda: now[0], lambda: 0.0)
+    payload = encode(
+        AlertTransition("0123456789abcdef", AlertKind.SILENT, AlertEvent.RAISED, 50.0, 50.0),
+        agent="pi",
+        stream="pump/a",
+        topic="plant/a",
+        severity="warning",
+        budget="1 per week",
+        late=False,
+        threshold=0.0,
+        score=None,
+        found=silence(40.0, 50.0),
+        encoder=None,
+    )
+    machine = AlertMachine(AlertSettings(), agent="pi", stream="pump/a", kind=AlertKind.SILENT)
+    row = AlertRow("pump/a", "silent", machine.snapshot())
+    agent._commit(Outcome([row], [OutboxRow("redshank/pi/pump/a/alert", payload, 60.0)], []))
+    (sent,) = agent.store.outbox(0, 10)
+    told = json.loads(sent.payload)
+    assert told["clock"] == "wrong"
+    schema.validate(told)
+    agent._look_at_clock()
+    assert agent.troubles.names == ["clock"]
+    now[0] = 1_800_000_000.0
+    agent._look_at_clock()
+    assert agent.troubles.names == []
+    assert "clock was set forward by 1799999940 s" in caplog.text

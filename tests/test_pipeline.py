@@ -14,6 +14,7 @@ from agent.adapters.telemetry import SilentObserver
 from agent.alert_message import timestamp
 from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
+from agent.core.alerting import AlertKind
 from agent.core.types import StreamPhase
 from agent.pipeline import Pipeline, stream_name
 from agent.ports import InboundMessage
@@ -379,3 +380,39 @@ def test_a_stream_on_hold_needs_no_encoder_and_names_its_view(make, schema):
     assert raised["evidence"]["parts"][0]["name"] == "a"
     assert raised["evidence"]["nearest"]
     assert raised["encoder"] is None
+
+
+def test_a_clock_that_jumps_by_years_raises_nothing_and_the_stream_goes_on(make):
+    """As on a machine without a battery clock: 1970 until the network tells the time."""
+    pipeline = make("silence: {after: 10s}")
+
+    def feed_at(span, begun):
+        messages = [InboundMessage("plant/a", json.dumps(quiet(i)).encode(), begun + i, float(i)) for i in span]
+        return pipeline.process(messages)
+
+    assert feed_at(range(400), 60.0).outbox == []
+    (stream,) = pipeline.streams.values()
+    decided = stream.budget.decisions
+    assert decided > 0
+    snoozed = stream.alerts[AlertKind.SILENT]
+    snoozed.snoozed_until = 460.0 + 3600.0
+    step_s = BEGUN - 60.0
+    (row,) = [one for one in pipeline.shift(step_s, 460.0).alerts if one.kind == "silent"]
+    assert row.state["snoozed_until"] == BEGUN + 400.0 + 3600.0
+    assert stream.heard_at == BEGUN + 399.0
+    snoozed.snoozed_until = 0.0
+    assert pipeline.tick(BEGUN + 400.0, 400.0, 0.0).outbox == []
+    assert feed_at(range(400, 800), BEGUN).outbox == []
+    assert stream.budget.decisions > decided + 200
+    assert not stream.firing
+    (told,) = pipeline.tick(BEGUN + 815.0, 815.0, 0.0).outbox
+    assert json.loads(told.payload)["started_at"].startswith(timestamp(BEGUN + 809.0)[:19])
+
+
+def test_a_snooze_from_when_the_clock_was_right_stays(make):
+    pipeline = make()
+    pipeline.process([message(0, quiet(0))])
+    (stream,) = pipeline.streams.values()
+    stream.alerts[AlertKind.ANOMALY].snoozed_until = BEGUN + 3600.0
+    assert pipeline.shift(BEGUN, 60.0).alerts == []
+    assert stream.alerts[AlertKind.ANOMALY].snoozed_until == BEGUN + 3600.0

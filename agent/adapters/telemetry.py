@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _SAME_S: Final = 60.0
 _STEPPED_S: Final = 5e-5  # less means that a batch had been stepped already
+_SET_S: Final = 86400.0
 _MAX_COMPLAINTS: Final = 1000
 _FAST: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
@@ -226,7 +227,9 @@ class Telemetry:
         tally.score = assessment.score
         if assessment.p_value is not None:
             tally.p_value = assessment.p_value
-        self.end_to_end_seconds.observe(max(0.0, time() - received_at))
+        took_s = time() - received_at
+        if took_s < _SET_S:  # else the clock was set meanwhile, and one observation would spoil the sum for ever
+            self.end_to_end_seconds.observe(max(0.0, took_s))
 
     def transitioned(self, stream: str, transition: AlertTransition) -> None:
         """Note an alert's transition."""

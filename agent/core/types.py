@@ -6,7 +6,7 @@ Scores rise with strangeness, always. Times are seconds since the epoch, UTC, as
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,6 +22,9 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 # Words a person writes in the configuration; `extra["parse"]` names the parser in agent/config.py.
 Duration: TypeAlias = Annotated[float, Meta(extra={"parse": "duration"})]  # seconds
 Size: TypeAlias = Annotated[int, Meta(extra={"parse": "size"})]  # bytes
+
+
+CLOCK_NOT_SET_S: Final = 1577836800.0  # 2020: a clock of ours that shows less is not set
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

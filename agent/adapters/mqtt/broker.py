@@ -28,6 +28,7 @@ UNVERIFIED: Final = (
     "broker.verify_certificate is `never`: whoever is between the agent and the broker can read and change everything"
 )
 _VARIABLE: Final = re.compile("[A-Z_][A-Z0-9_]*")
+_NOT_NOW: Final = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 _HINTS: Final = {
     132: " (try broker.protocol: 3.1.1)",
     158: " (it has no shared subscriptions: leave $share/GROUP/ out of the topic)",
@@ -160,7 +161,8 @@ def in_words(error: BaseException, address: Endpoint) -> str:
     """Return why a connection failed, as an operator would say it."""
     match error:
         case ssl.SSLCertVerificationError():
-            return f"the certificate of {address} is not trusted: {error.verify_message}"
+            clock = "; is this machine's clock right?" if error.verify_code in _NOT_NOW else ""
+            return f"the certificate of {address} is not trusted: {error.verify_message}{clock}"
         case ssl.SSLError():
             return f"TLS with {address} failed: {_reason(error, str(error))}"
         case socket.gaierror():

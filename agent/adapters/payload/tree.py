@@ -14,7 +14,7 @@ import msgspec
 
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
 from agent.adapters.payload.settings import Format, PayloadSettings, TextNumbers, TimeSettings, TimeUnit
-from agent.core.types import Sample
+from agent.core.types import CLOCK_NOT_SET_S, Sample
 from agent.core.windowing import MAX_CHANNELS
 
 MAX_DEPTH: Final = 32
@@ -226,6 +226,6 @@ def within(at: float, received_at: float, max_ahead_s: float) -> float:
     """Return a time that may be believed. Raises PayloadRejected: BAD_TIMESTAMP or FUTURE."""
     if not at >= _EARLIEST:
         raise PayloadRejected(RejectReason.BAD_TIMESTAMP)
-    if at > received_at + max_ahead_s:
+    if at > received_at + max_ahead_s and received_at >= CLOCK_NOT_SET_S:  # else it is our own clock that is wrong
         raise PayloadRejected(RejectReason.FUTURE)
     return at

@@ -150,6 +150,13 @@ def test_failures_are_told_in_words(error, words):
     assert words in in_words(error, BROKER)
 
 
+@pytest.mark.parametrize(("code", "asked"), [(9, True), (10, True), (18, False)])
+def test_a_certificate_that_is_not_valid_now_asks_for_the_clock(code, asked):
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "certificate is not yet valid"
+    assert ("is this machine's clock right?" in in_words(error, BROKER)) is asked
+
+
 def test_some_refusals_come_with_a_hint():
     assert "protocol: 3.1.1" in hint(132)
     assert hint(0) == ""
