@@ -34,6 +34,7 @@ from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
 from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
+from agent.routing import pattern_of
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 from agent.topic_pattern import wildcard_parts
 from agent.troubles import Trouble, Troubles
@@ -182,7 +183,7 @@ def save(store: Store, stream: Stream) -> None:
 
 def subscriptions_of(configuration: Configuration) -> list[tuple[str, int]]:
     """Return filter and QoS of each entry."""
-    return [(stream.topic, stream.qos) for stream in configuration.streams]
+    return [(pattern_of(stream).filter, stream.qos) for stream in configuration.streams]
 
 
 def connection_of(configuration: Configuration) -> tuple[object, ...]:
@@ -192,7 +193,7 @@ def connection_of(configuration: Configuration) -> tuple[object, ...]:
 
 def topics_of_pictures(configuration: Configuration) -> list[str]:
     """Return the filters of what carries pictures."""
-    return [one.topic for one in configuration.streams if isinstance(one, ImageSettings)]
+    return [pattern_of(one).filter for one in configuration.streams if isinstance(one, ImageSettings)]
 
 
 class QueuedPicture:
@@ -231,7 +232,8 @@ class Agent(MqttEvents):
         self.disk.write(lambda: self._choose(choices.made))
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store)
-        self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore)
+        nodes = self.store.nodes()
+        self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore, nodes=nodes)
         self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
@@ -444,7 +446,7 @@ class Agent(MqttEvents):
 
     def ready(self) -> bool:
         """Tell whether the broker has accepted us, holds every subscription and, as far as is known, delivers."""
-        wanted = [stream.topic for stream in self.configuration.streams]
+        wanted = [topic for topic, _ in subscriptions_of(self.configuration)]
         if self.configuration.commands.enabled:
             wanted.append(self.topics.command)
         hears = self.mqtt.ears.hearing is not Hearing.LOST
@@ -593,15 +595,17 @@ class Agent(MqttEvents):
             outcome.outbox = [msgspec.structs.replace(row, payload=mark_clock(row.payload)) for row in rows]
         self._owed.alerts += outcome.alerts
         self._owed.outbox += outcome.outbox
-        stored = not self._owed.alerts or self.disk.write(self._store_owed)
+        self._owed.nodes |= outcome.nodes
+        nothing = not (self._owed.alerts or self._owed.nodes)
+        stored = nothing or self.disk.write(self._store_owed)
         if not stored:
             latest = {(row.stream, row.kind): row for row in self._owed.alerts}
-            self._owed = Outcome(list(latest.values()), self._owed.outbox[-MAX_OUTBOX:], [])
+            self._owed = Outcome(list(latest.values()), self._owed.outbox[-MAX_OUTBOX:], [], nodes=self._owed.nodes)
         else:
             if self._unacknowledged:
                 self.mqtt.acknowledge_many(self._unacknowledged)
                 self._unacknowledged = []
-            if self._owed.alerts:
+            if not nothing:
                 committed, self._owed = self._owed, Outcome([], [], [])
                 self._send_outbox()
                 self.publications.told(committed, monotonic(), time())
@@ -609,7 +613,7 @@ class Agent(MqttEvents):
         return stored
 
     def _store_owed(self) -> None:
-        self.store.commit(self._owed.alerts, self._owed.outbox)
+        self.store.commit(self._owed.alerts, self._owed.outbox, self._owed.nodes)
 
     def _look_at_clock(self) -> None:
         """Go on with another time of day, if the clock was set."""

@@ -264,7 +264,7 @@ def _record(options: argparse.Namespace) -> int:
 
     from agent.adapters.mqtt import MqttClient, MqttEvents  # noqa: PLC0415  as above
     from agent.adapters.recording import line_of, open_to_append  # noqa: PLC0415  as above
-    from agent.app import with_defaults  # noqa: PLC0415  as above
+    from agent.app import subscriptions_of, with_defaults  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
 
     configuration = with_defaults(load_configuration(options.config))
@@ -298,7 +298,7 @@ def _record(options: argparse.Namespace) -> int:
         client = MqttClient(
             broker,
             agent_id=name,
-            subscriptions=[(stream.topic, stream.qos) for stream in configuration.streams],
+            subscriptions=subscriptions_of(configuration),
             events=recorder,
             topic_prefix=configuration.agent.topic_prefix,
         )

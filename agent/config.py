@@ -13,7 +13,8 @@ import msgspec
 from agent.adapters.homeassistant import HomeAssistantSettings
 from agent.adapters.http import MetricsSettings, metrics_problems
 from agent.adapters.mqtt.broker import BrokerSettings, endpoint
-from agent.adapters.payload import PayloadSettings, RawSettings, TimeSettings, payload_problems
+from agent.adapters.payload import Format, PayloadSettings, RawSettings, TimeSettings, payload_problems
+from agent.adapters.payload.sparkplug import NAMESPACE, may_be_watched
 from agent.adapters.pictures import PictureSettings, picture_problems
 from agent.core.alerting import MAX_SNOOZE_S, AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
@@ -26,13 +27,14 @@ from agent.core.windowing import GridSettings, Spacing
 from agent.errors import ConfigurationError, Problem
 from agent.settings_builder import Builder, key_of
 from agent.signing import EncodersSettings, is_key
-from agent.topic_pattern import valid_filter
+from agent.topic_pattern import CHANNEL, TopicPattern, pattern_problem, valid_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_FILE_BYTES: Final = 1 << 20
 NO_ENCODER: Final = "none"
+_NEVER_JOINED: Final = (Format.CSV, Format.RAW, Format.SPARKPLUG)
 
 
 class AgentSettings(Settings, frozen=True):
@@ -303,8 +305,9 @@ def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:
         _check_shared(stream.topic, complain)
     elif not valid_filter(stream.topic):
         complain("topic", "an MQTT topic filter (+ alone in a level, # alone and last)", stream.topic)
-    if "{" in stream.topic:
-        complain("topic", "no placeholders", stream.topic, "joined devices are not in this version; use +")
+    wrong = pattern_problem(stream.topic, may_join=isinstance(stream, SensorSettings))
+    if wrong is not None:
+        complain("topic", wrong, stream.topic)
     if stream.qos not in (0, 1):
         complain("qos", "0 or 1", stream.qos)
     if stream.reference.warm_up > stream.reference.size:
@@ -326,6 +329,15 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
     def complain(key: str, expected: str, found: object, remedy: str = "") -> None:
         builder.complain(f"{path}.{key}", expected, repr(found), remedy)
 
+    if stream.format is Format.SPARKPLUG and not may_be_watched(stream.topic):
+        expected = f"{NAMESPACE}/GROUP/+/NODE/#, or the like with + and #"
+        complain("topic", expected, stream.topic, "births, data and deaths of a node have to come together")
+    elif stream.format in _NEVER_JOINED and TopicPattern(stream.topic).joins:
+        complain("topic", f"no {CHANNEL} with format: {stream.format.value}", stream.topic)
+    elif stream.topic.startswith("$share/") and TopicPattern(stream.topic).joins:
+        complain(
+            "topic", f"no {CHANNEL} in a shared subscription", stream.topic, "a device's values would be torn apart"
+        )
     for problem in payload_problems(stream):
         builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
     for channel in stream.channels:

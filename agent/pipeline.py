@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from agent.adapters.payload import PayloadRejected, RejectReason
+from agent.adapters.payload.sparkplug import Reading, SparkplugNodes
 from agent.adapters.picture_drawing import heatmap_png
 from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, frozen, picture_evidence, picture_fault, silence
@@ -25,8 +26,8 @@ from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
+from agent.routing import Route, Router, is_sparkplug
 from agent.stream import SensorStream, Stream, alert_row
-from agent.topic_pattern import wildcard_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -72,6 +73,7 @@ class Outcome(msgspec.Struct):
     outbox: list[OutboxRow]
     decided: list[Decided]
     heatmaps: list[Heatmap] = msgspec.field(default_factory=list)
+    nodes: dict[str, bytes | None] = msgspec.field(default_factory=dict)  # Sparkplug's births; None: it is dead
 
 
 class Tap(Protocol):
@@ -105,6 +107,7 @@ class Pipeline:
         observer: Observer,
         *,
         restore: Any = None,
+        nodes: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         self.streams: dict[str, Stream] = {}
         self._configuration = configuration
@@ -112,7 +115,10 @@ class Pipeline:
         self._topics = topics
         self._observer = observer
         self.restore = restore  # (stream) -> snapshot and what was added to it, or None
-        self._by_topic: dict[str, Stream | None] = {}
+        self._router = Router(configuration)
+        agent = configuration.agent
+        self._nodes = SparkplugNodes(self._sees_all, agent.max_streams)
+        self._nodes.restore(nodes)
         self._refused: set[str] = set()
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
@@ -126,15 +132,18 @@ class Pipeline:
         outcome = Outcome([], [], [])
         for message in messages:
             try:
-                stream = self.stream_of(message.topic)
-                if stream is None:
+                route = self._router.find(message.topic)
+                if route is None:
                     continue
+                readings = self._readings(message, route) if is_sparkplug(route.settings) else None
+                stream = self._stream(route)
                 if message.retained and not stream.own_time:
                     raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
                 if message.superseded:
                     pass  # its stream was heard
                 elif isinstance(stream, SensorStream):
-                    for sample in stream.decode(message.payload, message.received_at):
+                    samples = stream.take(message, route.channel) if readings is None else map(stream.report, readings)
+                    for sample in samples:
                         self._push(stream, sample, message.received_at, outcome)
                 elif isinstance(stream, PictureStream):
                     self._see(stream, message, outcome)
@@ -142,7 +151,22 @@ class Pipeline:
             except PayloadRejected as rejection:
                 self._observer.rejected(message.topic, rejection.reason.value)
         self._flush(outcome)
+        outcome.nodes, self._nodes.changed = self._nodes.changed, {}
         return outcome
+
+    def _readings(self, message: InboundMessage, route: Route) -> list[Reading]:
+        """Return what a message of Sparkplug reports. Raises PayloadRejected."""
+        if message.retained:
+            raise PayloadRejected(RejectReason.RETAINED)
+        settings = cast("SensorSettings", route.settings)
+        limit = self._configuration.agent.max_payload_bytes
+        found = self._nodes.read(message.topic, message.payload, message.received_at, limit, settings.compression)
+        if found.is_behind_gap:
+            self._observer.rejected(message.topic, RejectReason.SEQUENCE_GAP.value)
+        return found.readings
+
+    def _sees_all(self, topic: str) -> bool:
+        return self._router.sees_all(topic)
 
     def process_sample(self, stream: SensorStream, sample: Sample) -> Outcome:
         """Take one sample that needs no decoding."""
@@ -197,37 +221,29 @@ class Pipeline:
 
     def stream_of(self, topic: str) -> Stream | None:
         """Return the stream of a concrete topic, made at its first message; None if there is none for it."""
-        if topic in self._by_topic:
-            return self._by_topic[topic]
-        found = self._configured(topic)
-        if found is not None:
-            if len(topic.encode()) > MAX_TOPIC_BYTES:
-                raise PayloadRejected(RejectReason.TOO_LARGE)
-            if topic in self._refused:
-                raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
-            if len(self.streams) >= self.streams_max:
-                if len(self._refused) < self._configuration.agent.max_streams:
-                    self._refused.add(topic)
-                raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
-            name, settings = found
-            stream = self._make(name, topic, settings)
-            saved = self.restore(stream) if self.restore is not None else None
-            if saved is not None:
-                stream.restore(*saved)
-            self._by_topic[topic] = self.streams[stream.name] = stream
-            self._share_budget()
-            return stream
-        if len(self._by_topic) < 2 * self._configuration.agent.max_streams:
-            self._by_topic[topic] = None
-        return None
+        route = self._router.find(topic)
+        return None if route is None else self._stream(route)
 
-    def _configured(self, topic: str) -> tuple[str, StreamSettings] | None:
-        """Return name and settings of a topic's stream: the first entry that matches takes it."""
-        for settings in self._configuration.streams:
-            parts = wildcard_parts(settings.topic, topic)
-            if parts is not None:
-                return stream_name(settings.name, parts), settings
-        return None
+    def _stream(self, route: Route) -> Stream:
+        """Return the stream that a route leads to. Raises PayloadRejected where there is no room for it."""
+        found = self.streams.get(route.name)
+        if found is not None:
+            return found
+        if len(route.topic.encode()) > MAX_TOPIC_BYTES:
+            raise PayloadRejected(RejectReason.TOO_LARGE)
+        if route.topic in self._refused:
+            raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
+        if len(self.streams) >= self.streams_max:
+            if len(self._refused) < self._configuration.agent.max_streams:
+                self._refused.add(route.topic)
+            raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
+        stream = self._make(route.name, route.topic, route.settings)
+        saved = self.restore(stream) if self.restore is not None else None
+        if saved is not None:
+            stream.restore(*saved)
+        self.streams[stream.name] = stream
+        self._share_budget()
+        return stream
 
     def _share_budget(self) -> None:
         """Spread the agent's budget evenly over the streams there are; those with a budget of their own keep it."""
@@ -249,19 +265,19 @@ class Pipeline:
         """
         done = Reconfigured(Outcome([], [], []), {}, [])
         before, self._configuration, self.encoders = self._configuration, configuration, encoders
+        self._router = Router(configuration)
         limits = before.agent.max_payload_bytes, configuration.agent.max_payload_bytes
         for old in list(self.streams.values()):
-            name, settings = self._configured(old.topic) or ("", None)
-            if settings is None or name != old.name:
+            route = self._router.find(old.topic)
+            if route is None or route.name != old.name:
                 self._end_kinds(old, list(old.alerts), Ending.REMOVED, now, done.outcome)
                 done.removed.append(self.streams.pop(old.name))
                 continue
             stream, fate = old, Fate.UNCHANGED
-            if settings != old.settings or limits[0] != limits[1]:
-                stream, fate = self._renewed(old, settings, now, done.outcome)
-            self.streams[name], done.fates[name] = stream, fate
+            if route.settings != old.settings or limits[0] != limits[1]:
+                stream, fate = self._renewed(old, route.settings, now, done.outcome)
+            self.streams[old.name], done.fates[old.name] = stream, fate
         self._refused = set()
-        self._by_topic = {stream.topic: stream for stream in self.streams.values()}
         used = {id(stream.bank) for stream in self.streams.values() if isinstance(stream, SensorStream)}
         self._banks = {key: bank for key, bank in self._banks.items() if id(bank) in used}
         if before.agent.false_alarms is not None:
@@ -587,10 +603,3 @@ def judge(
     raised = transition is not None and transition.event is AlertEvent.RAISED
     budget.decide(at, score, raised=raised, alert=machine.id)
     return transition
-
-
-def stream_name(name: str, parts: list[str]) -> str:
-    """Return the configured name and the wildcards' parts, each escaped as one topic level: injective."""
-    from agent.adapters.mqtt.topics import escape  # noqa: PLC0415  only names need it
-
-    return "/".join([escape(name), *(escape(part) for part in parts)])

@@ -23,7 +23,7 @@ from agent.adapters.homeassistant import (
 )
 from agent.core.types import StreamPhase
 from agent.picture_stream import PictureStream
-from agent.pipeline import stream_name
+from agent.routing import stream_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

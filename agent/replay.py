@@ -24,6 +24,7 @@ from agent.core.types import Mode
 from agent.errors import RecordingError
 from agent.pipeline import Decided, Outcome, Pipeline
 from agent.ports import InboundMessage
+from agent.routing import pattern_of
 from agent.stream import SensorStream
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def replay(
             Topics(agent.topic_prefix, agent.id),
             observer,
             restore=make_restore(store) if store is not None else None,
+            nodes=store.nodes() if store is not None else (),
         )
         pipeline.tap, pipeline.priming = tap, prime
         writer = csv.writer(opened.enter_context(scores.open("w", newline=""))) if scores is not None else None
@@ -128,8 +130,8 @@ def replay(
             if tap is not None:
                 for message in told:
                     tap.told(pipeline.streams[message["stream"]], message)
-            if store is not None and outcome.alerts:
-                store.commit(outcome.alerts, [])
+            if store is not None and (outcome.alerts or outcome.nodes):
+                store.commit(outcome.alerts, [], outcome.nodes)
             if writer is not None:
                 writer.writerows(_score(one) for one in outcome.decided)
         summary.streams = len(pipeline.streams)
@@ -172,7 +174,7 @@ def _messages(pipeline: Pipeline, recording: Path) -> Iterator[tuple[int, Outcom
 def _rows(
     pipeline: Pipeline, settings: SensorSettings, recording: Path, time_column: str
 ) -> Iterator[tuple[int, Outcome]]:
-    stream = pipeline.stream_of(concrete(settings.topic))
+    stream = pipeline.stream_of(pattern_of(settings).example)
     assert isinstance(stream, SensorStream)
     for sample in read_csv(recording, time_column):
         yield 1, pipeline.process_sample(stream, sample)
@@ -181,12 +183,7 @@ def _rows(
 def _pictures(pipeline: Pipeline, settings: ImageSettings, folder: Path) -> Iterator[tuple[int, Outcome]]:
     """Process a folder's pictures in the order of their names, `every` or a second apart."""
     interval_s = settings.every_s or 1.0
-    topic = concrete(settings.topic)
+    topic = pattern_of(settings).example
     for number, file in enumerate(read_folder(folder)):
         at = _FOLDER_BEGINS + number * interval_s
         yield 1, pipeline.process([InboundMessage(topic, file.read_bytes(), at, at)])
-
-
-def concrete(topic_filter: str) -> str:
-    """Return a topic that a filter matches, for what was recorded without one."""
-    return topic_filter.replace("+", "replay").replace("#", "replay")

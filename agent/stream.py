@@ -12,21 +12,22 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from agent.adapters.payload import make_decoder
 from agent.adapters.store import AlertRow
 from agent.alert_message import timestamp
 from agent.core.alerting import MAX_SNOOZE_S, AlertKind, AlertMachine, AlertSettings, AlertState, Severity
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 from agent.core.views import plain
+from agent.intake import MessageIntake, ReportIntake, make_intake
 
 if TYPE_CHECKING:
+    from agent.adapters.payload.sparkplug import Reading
     from agent.config import SensorSettings, StreamSettings
     from agent.core.bank import DetectorBank, WarmUpPart
     from agent.core.budget import BudgetControl
-    from agent.core.types import F32, Assessment, Budget
+    from agent.core.types import F32, Assessment, Budget, Sample
     from agent.picture_stream import Looked
-    from agent.ports import Encoder
+    from agent.ports import Encoder, InboundMessage
 
 SNAPSHOT_SCHEMA: Final = 6
 _SMOOTH: Final = 16  # messages that the time between two of them is the mean of, about
@@ -242,7 +243,7 @@ class SensorStream(Stream):
         tag = (encoder.name, encoder.digest) if encoder else None
         super().__init__(name, topic, settings, agent, tag, (AlertKind.FROZEN,))
         self.encoder, self.bank = encoder, bank
-        self.decode = make_decoder(settings, max_bytes)
+        self.intake = make_intake(settings, max_bytes)
         self.detector = bank.detector(settings.channels)
         self.turns = 0  # of the grid, at the last decision
         self.pending_row: int | None = None  # of the grid, at the oldest decision that waits
@@ -300,6 +301,22 @@ class SensorStream(Stream):
         grid = self.detector.grid
         return {"channels": grid.channels, "channels_ignored": grid.ignored_channels, "period_s": grid.period_s}
 
+    def take(self, message: InboundMessage, channel: str | None) -> list[Sample]:
+        """Return the samples that a message completes, oldest first. Raises PayloadRejected."""
+        assert isinstance(self.intake, MessageIntake)
+        return self.intake.take(message.payload, message.received_at, channel)
+
+    def report(self, reading: Reading) -> Sample:
+        """Return the sample of all channels at a reading. Raises PayloadRejected."""
+        assert isinstance(self.intake, ReportIntake)
+        return self.intake.report(reading)
+
+    def follow(self, old: Stream, *, kept: bool) -> None:
+        """Go on in the place of `old`. What its messages told so far still stands, whatever was learnt of it."""
+        super().follow(old, kept=kept)
+        if isinstance(old, SensorStream):
+            self.intake.restore(old.intake.snapshot())
+
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
         self.bank.release(self.detector)
@@ -307,8 +324,8 @@ class SensorStream(Stream):
         self.turns, self.pending_row = 0, None
 
     def snapshot(self) -> dict[str, Any]:
-        """Return all that was learnt."""
-        return self.bank.snapshot(self.detector)
+        """Return all that was learnt, and what its messages told so far."""
+        return {**self.bank.snapshot(self.detector), "intake": self.intake.snapshot()}
 
     def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
         """Go on from a snapshot and what was added to it."""
@@ -318,10 +335,12 @@ class SensorStream(Stream):
         else:
             self.bank.restore(self.detector, saved)
         self.turns = self.detector.grid.turns
+        self.intake.restore((additions[-1] if additions else saved).get("intake"))
 
     def addition(self) -> dict[str, Any] | None:
         """Return what was learnt since the stream was last saved; None where a whole snapshot is to be written."""
-        return self.bank.addition(self.detector)
+        added = self.bank.addition(self.detector)
+        return None if added is None else {**added, "intake": self.intake.snapshot()}
 
     def saved(self) -> None:
         """Know that all that was learnt is on disk."""

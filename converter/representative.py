@@ -170,9 +170,8 @@ def _cut(recordings: list[Path], settings: Configuration, shape: tuple[int, ...]
     So the later ones are scaled by what is usual in the earlier ones; no window reaches from one into the next.
     """
     from agent.adapters.store import Store  # noqa: PLC0415  only for this source
-    from agent.pipeline import stream_name  # noqa: PLC0415  as above
     from agent.replay import replay  # noqa: PLC0415  as above
-    from agent.topic_pattern import wildcard_parts  # noqa: PLC0415  as above
+    from agent.routing import pattern_of, stream_name  # noqa: PLC0415  as above
 
     made = []
     with tempfile.TemporaryDirectory() as folder:
@@ -183,9 +182,9 @@ def _cut(recordings: list[Path], settings: Configuration, shape: tuple[int, ...]
             made.append(capture.windows())
             with closing(Store(state)) as store:
                 for topic, one in itertools.product(store.topics(), settings.streams):
-                    parts = wildcard_parts(one.topic, topic)
-                    name = stream_name(one.name, parts or [])
-                    saved = store.load(name) if parts is not None else None
+                    found = pattern_of(one).match(topic)
+                    name = "" if found is None else stream_name(one.name, found.parts)
+                    saved = store.load(name) if found is not None else None
                     if saved is not None:
                         grid = saved["detector"]["grid"]
                         grid["break_row"] = grid["total_rows"]  # as behind a long gap

@@ -339,3 +339,21 @@ def test_shared_subscriptions_that_cannot_be_meant_are_refused(tmp_path, topic, 
         load_configuration(path)
     (problem,) = caught.value.problems
     assert words in problem.expected
+
+
+@pytest.mark.parametrize(
+    ("topic", "more", "words"),
+    [
+        ("home/{room}/{channel}", "", "{device} or {channel}, alone in a level"),
+        ("home/{channel}", "format: csv", "no {channel} with format: csv"),
+        ("home/{channel}", "kind: image", "no {channel}"),
+        ("$share/agents/home/{channel}", "", "no {channel} in a shared subscription"),
+        ("$share/agents/spBv1.0/#", "format: sparkplug", "spBv1.0/GROUP/+/NODE/#"),
+        ("plant/#", "format: sparkplug", "spBv1.0/GROUP/+/NODE/#"),
+        ("spBv1.0/g/DDATA/n/d", "format: sparkplug", "births, data and deaths"),
+        ("spBv1.0/#", "format: sparkplug\n    time: {path: ts}", "none with format: sparkplug"),
+    ],
+)
+def test_topics_that_cannot_be_watched(tmp_path, topic, more, words):
+    (found,) = problems(tmp_path, GOOD.replace("plant/+/telemetry", topic) + f"    {more}\n")
+    assert words in found

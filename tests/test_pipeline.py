@@ -5,8 +5,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
@@ -16,7 +14,7 @@ from agent.app import load_encoders, make_restore, save_all, with_defaults
 from agent.config import load_configuration
 from agent.core.alerting import AlertKind
 from agent.core.types import StreamPhase
-from agent.pipeline import Pipeline, stream_name
+from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 
 BEGUN = 1_700_000_000.0
@@ -344,11 +342,6 @@ def test_a_snapshot_made_with_other_settings_is_set_aside(make, tmp_path):
     feed(again, range(10, 11))
     assert again.streams["pump/a"].detector.grid.total_rows == 1
     store.close()
-
-
-@given(st.lists(st.text("a/#+%", max_size=4), max_size=4), st.lists(st.text("a/#+%", max_size=4), max_size=4))
-def test_names_of_streams_are_injective(first, second):
-    assert (stream_name("x", first) == stream_name("x", second)) == (first == second)
 
 
 def test_a_value_that_no_longer_changes_is_an_alert_of_its_own_until_it_changes(make, schema):

@@ -24,7 +24,7 @@ from agent.adapters.statelock import StateLock
 from agent.errors import SnapshotError, UnwritableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE TABLE IF NOT EXISTS last_alerts (topic TEXT PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS retained (topic TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS streams (topic TEXT PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY, births BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS choices (question TEXT PRIMARY KEY, answer TEXT NOT NULL);
 """
 
@@ -171,8 +172,13 @@ class Store:
         if self._lock is not None:
             self._lock.close()
 
-    def commit(self, alerts: list[AlertRow], outbox: list[OutboxRow]) -> None:
-        """Write alert states and what they send in one transaction; durable when this returns."""
+    def commit(
+        self, alerts: list[AlertRow], outbox: list[OutboxRow], nodes: Mapping[str, bytes | None] | None = None
+    ) -> None:
+        """Write alert states, what they send, and births of Sparkplug nodes (None: dead) in one transaction.
+
+        It is durable when this returns.
+        """
         with self._database as database:
             database.executemany(
                 "INSERT OR REPLACE INTO alerts VALUES (?, ?, ?)",
@@ -185,6 +191,10 @@ class Store:
             database.executemany(
                 "INSERT OR REPLACE INTO last_alerts VALUES (?, ?)", [(row.topic, row.payload) for row in outbox]
             )
+            for name, births in (nodes or {}).items():
+                database.execute("DELETE FROM nodes WHERE name = ?", (name,))
+                if births is not None:
+                    database.execute("INSERT INTO nodes VALUES (?, ?)", (name, births))
             excess = max(0, self.outbox_length() - MAX_OUTBOX)
             if excess:
                 database.execute(
@@ -196,6 +206,10 @@ class Store:
         """Return every alert state."""
         rows = self._database.execute("SELECT stream, kind, state FROM alerts")
         return [AlertRow(stream, kind, msgspec.msgpack.decode(state)) for stream, kind, state in rows]
+
+    def nodes(self) -> list[tuple[str, bytes]]:
+        """Return the births of each Sparkplug node that lives."""
+        return [(name, births) for name, births in self._database.execute("SELECT name, births FROM nodes")]
 
     def outbox(self, after: int, limit: int) -> list[OutboxRow]:
         """Return waiting messages with a number above `after`, in order."""

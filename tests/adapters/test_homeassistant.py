@@ -16,7 +16,7 @@ from agent.adapters.homeassistant import (
 )
 from agent.adapters.mqtt.topics import Topics
 from agent.commands import AnyOrder, Snooze
-from agent.pipeline import stream_name
+from agent.routing import stream_name
 from agent.settings_builder import parse_duration
 from tests.homes import problems
 

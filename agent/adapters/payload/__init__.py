@@ -62,13 +62,14 @@ _FORMATS: Final[dict[Format, Callable[[PayloadSettings], Decoder]]] = {
     Format.VALUE: value_decoder,
     Format.RAW: RawDecoder,
 }
-_TIMELESS: Final = (Format.VALUE, Format.RAW)
+_TIMELESS: Final = (Format.VALUE, Format.RAW, Format.SPARKPLUG)
 _PACKAGES: Final = {"cbor2": "cbor2", ZSTD_MODULE: "backports.zstd"}  # by module
 
 
 def make_decoder(settings: PayloadSettings, max_bytes: int) -> Decoder:
     """Return the decoder of a stream: (payload, received_at) to samples, oldest first.
 
+    Not for Sparkplug, whose messages mean something only by their topics and by those before: see `SparkplugNodes`.
     The decoder raises PayloadRejected, whatever the bytes. Raises ModuleNotFoundError if what `payload_problems` asks
     for is not installed.
     """
@@ -104,7 +105,7 @@ def _without(ignored: tuple[str, ...], decode: Decoder) -> Decoder:
 
 def watched(ignored: tuple[str, ...]) -> Callable[[dict[str, float]], dict[str, float]]:
     """Return what takes ignored channels, and all below them, out of values by channel."""
-    names, below = frozenset(ignored), tuple(f"{name}." for name in ignored)
+    names, below = frozenset(ignored), tuple(f"{name}{mark}" for name in ignored for mark in "./")
     return lambda values: {
         name: value for name, value in values.items() if name not in names and not name.startswith(below)
     }

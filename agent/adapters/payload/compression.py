@@ -23,30 +23,30 @@ def unpacker(compression: Compression, max_bytes: int) -> Callable[[bytes], byte
     It raises PayloadRejected: MALFORMED, or TOO_LARGE beyond `max_bytes`, which are never made.
     """
     if compression is Compression.GZIP:
-        return lambda payload: _unpacked(payload, lambda: zlib.decompressobj(_GZIP), zlib.error, max_bytes)
+        return lambda payload: unpacked(payload, lambda: zlib.decompressobj(_GZIP), zlib.error, max_bytes)
     if compression is Compression.ZSTD:
         zstd = importlib.import_module(ZSTD_MODULE)
         options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        return lambda payload: _unpacked(
+        return lambda payload: unpacked(
             payload, lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError, max_bytes
         )
     return None
 
 
-def _unpacked(payload: bytes, make: Callable[[], Any], error: type[Exception], max_bytes: int) -> bytes:
+def unpacked(payload: bytes, make: Callable[[], Any], error: type[Exception], max_bytes: int) -> bytes:
     """Unpack all that follows one another in a payload: gzip's members, zstd's frames."""
-    unpacked = b""
+    found = b""
     for _ in range(_MEMBERS):
         one = make()
         try:
-            unpacked += one.decompress(payload, max_bytes + 1 - len(unpacked))
+            found += one.decompress(payload, max_bytes + 1 - len(found))
         except error:
             raise PayloadRejected(RejectReason.MALFORMED) from None
-        if len(unpacked) > max_bytes:
+        if len(found) > max_bytes:
             raise PayloadRejected(RejectReason.TOO_LARGE)
         if not one.eof:
             raise PayloadRejected(RejectReason.MALFORMED)
         payload = one.unused_data
         if not payload:
-            return unpacked
+            return found
     raise PayloadRejected(RejectReason.MALFORMED)

@@ -23,6 +23,9 @@ class RejectReason(StrEnum):
     LATE = "late"
     SURPLUS = "surplus"
     NO_CHANNEL = "no_channel"
+    NO_BIRTH = "no_birth"
+    DEATH = "death"
+    SEQUENCE_GAP = "sequence_gap"
 
 
 class PayloadRejected(Exception):  # noqa: N818  an outcome, caught where messages are handled, not an error of ours

@@ -16,6 +16,7 @@ class Format(StrEnum):
     MSGPACK = "msgpack"
     CBOR = "cbor"
     RAW = "raw"
+    SPARKPLUG = "sparkplug"
 
 
 class Compression(StrEnum):
