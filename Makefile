@@ -14,7 +14,7 @@ CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; p
 COVERAGE := --cov=agent --cov-report=term:skip-covered
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: test test-converter test-packages check demo demo-images bench deb lock clean
+.PHONY: test test-converter test-packages check sbom demo demo-images bench deb lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -70,6 +70,10 @@ deb:
 
 test-packages:
 	.ci/packages
+
+sbom:
+	@echo "== what the agent consists of, in dist/, and its known weaknesses; about two minutes"
+	.ci/sbom
 
 # Run CI with what this writes before it is committed.
 lock:
