@@ -661,7 +661,8 @@ class Agent(MqttEvents):
     def _apply(self, prepared: Prepared) -> None:
         """Go on under another configuration, between two batches."""
         before, after = self.configuration, prepared.configuration
-        elsewhere = (before.broker.url, before.broker.client_id) != (after.broker.url, after.broker.client_id)
+        old, new = before.broker, after.broker
+        elsewhere = (old.url, old.fallback, old.client_id) != (new.url, new.fallback, new.client_id)
         held = {} if elsewhere else self._held  # nothing is known of a session elsewhere
         client = None
         announcements = announcements_of(after, self.topics)
@@ -726,7 +727,7 @@ class Agent(MqttEvents):
                 reloader.last,
             ),
             troubles=self.troubles.names,
-            broker=BrokerStatus(configuration.broker.url, self.mqtt.connected, self.mqtt.ears.hearing),
+            broker=BrokerStatus(str(self.mqtt.address), self.mqtt.connected, self.mqtt.ears.hearing),
             streams_total=len(streams),
             learning=learning,
             firing=firing,
@@ -736,6 +737,7 @@ class Agent(MqttEvents):
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
         telemetry.queue_length.set(len(self._queue))
+        telemetry.broker_fallback.set(self.mqtt.fallen_back)
         ears = self.mqtt.ears
         for hearing in Hearing:
             telemetry.broker_hearing.labels(hearing.value).set(hearing is ears.hearing)

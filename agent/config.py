@@ -177,7 +177,7 @@ POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     ImageSettings: ("every_s",),
     SilenceSettings: ("after_s",),
     RawSettings: ("sample_rate",),
-    BrokerSettings: ("keepalive_s", "max_message_size"),
+    BrokerSettings: ("return_after_s", "keepalive_s", "max_message_size"),
 }
 
 
@@ -239,11 +239,12 @@ def _cross_check(builder: Builder) -> None:
             else:
                 _check_images(made, path, builder)
         elif isinstance(made, BrokerSettings):
-            try:
-                endpoint(made.url)
-            except ConfigurationError as error:
-                for problem in error.problems:
-                    builder.complain(f"{path}.url", problem.expected, problem.found, problem.remedy)
+            for key, url in (("url", made.url), *((f"fallback[{i}]", url) for i, url in enumerate(made.fallback))):
+                try:
+                    endpoint(url)
+                except ConfigurationError as error:
+                    for problem in error.problems:
+                        builder.complain(f"{path}.{key}", problem.expected, problem.found, problem.remedy)
         elif isinstance(made, MetricsSettings):
             for problem in metrics_problems(made):
                 builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)

@@ -146,6 +146,7 @@ class Telemetry:
         self.echo_seconds = gauge("echo_seconds", "Time that the last echo took to the broker and back")
         self.worker_idle = gauge("worker_idle_seconds", "Time since the worker last moved, at this moment")
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
+        self.broker_fallback = gauge("broker_fallback", "1 while another broker than the first one serves us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
         self.outbox_length = gauge("outbox_length", "Alert messages that the broker has yet to take")
         self.outbox_dropped = counter("outbox_dropped_total", "Alert messages dropped because the outbox was full")

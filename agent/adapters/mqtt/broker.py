@@ -53,12 +53,16 @@ class CertificateCheck(StrEnum):
 class BrokerSettings(Settings, frozen=True):
     """Where the broker is and how we prove who we are. The password itself is never part of the settings.
 
+    `fallback` are brokers that are tried, in this order, while that at `url` is away.
+
     `receive_maximum` is how many QoS 1 messages the broker may send before we acknowledge one (MQTT 5 only).
     A publication of more than `max_message_size` is dropped, and acknowledged so that it does not return. Each `echo_s`
     the broker is to send us something of our own; 0: never.
     """
 
     url: str = "mqtt://localhost:1883"
+    fallback: tuple[str, ...] = ()
+    return_after_s: Duration = 60.0
     protocol: Protocol = Protocol.V5
     session_expiry_s: Duration = 86400.0
     keepalive_s: Duration = 30.0

@@ -19,7 +19,7 @@ from agent.errors import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from agent.adapters.mqtt.broker import BrokerSettings
+    from agent.adapters.mqtt.broker import BrokerSettings, Endpoint
     from agent.adapters.mqtt.events import MqttEvents, Token
     from agent.adapters.mqtt.subscriptions import Subscription
     from agent.ports import InboundMessage
@@ -97,6 +97,16 @@ class MqttClient:
     def connected(self) -> bool:
         """Tell whether the broker has accepted us and, as far as we know, is still there."""
         return self._connector.open
+
+    @property
+    def address(self) -> Endpoint:
+        """Return the broker that serves us, or is tried next: the first one, or one to fall back on."""
+        return self._connector.address
+
+    @property
+    def fallen_back(self) -> bool:
+        """Tell whether another broker than the first one serves us."""
+        return self.connected and self.address != self._connector.brokers.first
 
     @property
     def contested(self) -> bool:
@@ -196,11 +206,16 @@ class MqttClient:
                 # A connection that did not last counts as a failure: two clients with one id would fight.
                 lasted = outcome.opened and monotonic() - begun > MAX_BACK_OFF_S
                 failures = 0 if lasted else failures + 1
-                delay_s = jitter.uniform(0, min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** min(failures, 8)))
+                rounds = min(failures // len(self._connector.brokers), 8)
+                delay_s = jitter.uniform(0, min(MAX_BACK_OFF_S, FIRST_BACK_OFF_S * 2**rounds))
                 now = monotonic()
                 self._rivalry.ended(now, taken_over=outcome.taken_over, wordless=outcome.wordless)
                 yield_s = self._rivalry.yield_s(now)
-                if yield_s:
+                self._connector.brokers.ended(lasted=lasted, stay=yield_s > 0)
+                if outcome.returning:
+                    logger.info("%s", outcome.reason)
+                    delay_s = 0.0
+                elif yield_s:
                     delay_s = jitter.uniform(yield_s / 2, yield_s)
                     self._complain(_RIVAL.format(self._client_id), MAX_YIELD_S)
                 else:

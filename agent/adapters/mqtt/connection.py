@@ -17,9 +17,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint, in_words, password
 from agent.adapters.mqtt.echo import DeafError, Echo
 from agent.adapters.mqtt.events import MqttEvents
+from agent.adapters.mqtt.fallback import Brokers
 from agent.adapters.mqtt.frames import FrameReader
 from agent.adapters.mqtt.orders import Publication
-from agent.adapters.mqtt.paho_client import CONNECT_TIMEOUT_S, command_of, make_client, options
+from agent.adapters.mqtt.paho_client import CONNECT_TIMEOUT_S, command_of, make_client, options, reachable
 from agent.adapters.mqtt.rivalry import TAKEN_OVER, Rivalry
 from agent.errors import ConfigurationError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 
-    from agent.adapters.mqtt.broker import BrokerSettings
+    from agent.adapters.mqtt.broker import BrokerSettings, Endpoint
     from agent.adapters.mqtt.ears import Ears
     from agent.adapters.mqtt.events import Token
     from agent.adapters.mqtt.orders import Orders
@@ -52,7 +53,8 @@ _NUMBERS: Final = itertools.count(1)  # of connections: a message of an earlier 
 class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended: why, whether the broker had accepted us, whether trying again is pointless.
 
-    `taken_over`: the broker said that another client took our id. `wordless`: it ended the connection without a reason.
+    `returning`: we left it, for the first broker is there again. `taken_over`: the broker said that another client took
+    our id. `wordless`: it ended the connection without a reason.
     """
 
     reason: str
@@ -60,6 +62,7 @@ class Outcome(msgspec.Struct, frozen=True):
     final: bool = False
     taken_over: bool = False
     wordless: bool = False
+    returning: bool = False
 
 
 class Connector:
@@ -85,7 +88,10 @@ class Connector:
         self.open = False
         self._rivalry = rivalry
         self._settings = settings
-        self._address = endpoint(settings.url)
+        addresses = [endpoint(url) for url in (settings.url, *settings.fallback)]
+        self.brokers = Brokers(addresses, self._is_reachable, settings.return_after_s)
+        self._served_by: Endpoint | None = None
+        self._refusals = 0  # of our identity, in a row
         self._password = password(settings)
         self._topics = topics
         self._command, self._noticed = command, noticed
@@ -97,20 +103,29 @@ class Connector:
         self._events = events
         self._mqtt5 = settings.protocol == Protocol.V5
         # Without MQTT 5's retain handling, subscribing again would deliver every retained message again.
-        self._ledger.certain = not self._mqtt5
+        # Where there are several brokers it is not known which one's session was told of.
+        self._ledger.certain = not self._mqtt5 and len(addresses) == 1
         self._connection = 0
         self._ever_open = patient
         self._silent = silent
         self._answered: ReasonCode | None = None  # the reason in CONNACK or in the broker's DISCONNECT
         self._tokens: dict[int, Token] = {}  # by message id, in flight
         self._window = MAX_IN_FLIGHT
-        self._client = make_client(settings, self._address, client_id, will_topic=None if silent else topics.status)
+        self._client = make_client(settings, addresses[0], client_id, will_topic=None if silent else topics.status)
         self._client.reader_factory = self._make_reader
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_publish = self._on_publish
         self._client.on_subscribe = self._on_subscribe
         self._client.on_unsubscribe = self._on_unsubscribe
+
+    @property
+    def address(self) -> Endpoint:
+        """Return the broker that serves us, or is tried next."""
+        return self.brokers.current
+
+    def _is_reachable(self, address: Endpoint) -> bool:
+        return reachable(address, self._client.tls, self._make_reader())
 
     @property
     def in_flight(self) -> int:
@@ -126,10 +141,16 @@ class Connector:
         self._connection = next(_NUMBERS)
         self._answered = None
         self._prove_identity()
+        if self._client.address != self.address:
+            self._client.address = self.address
+            self._ledger.held.clear()  # nothing is known of a session elsewhere
+            self._ledger.certain = False
+            self._events.on_subscriptions({})
         try:
             self._client.reconnect()
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
-            return Outcome(in_words(error, self._address))
+            self._refusals = 0
+            return Outcome(in_words(error, self.address))
         wire = self._client.wire
         assert wire is not None
         try:
@@ -186,7 +207,7 @@ class Connector:
                 more = all(wire.receive() for _ in range(_READS_PER_TURN))
                 heard = now
                 self._deliver(wire)
-            if orders.stopping.is_set():
+            if orders.stopping.is_set() or (self.open and self.brokers.look(now)):
                 farewell_by = self._say_farewell(farewell_by, now)
             self._carry_out(wire)
             if now >= next_check:
@@ -319,15 +340,17 @@ class Connector:
         self._window = min(MAX_IN_FLIGHT, getattr(properties, "ReceiveMaximum", MAX_IN_FLIGHT))
         present = flags.session_present
         kept = "session kept" if present else "new session"
-        logger.info("connected to %s (MQTT %s, %s)", self._address, self._settings.protocol, kept)
-        if not self._silent and _BIRTH not in self._tokens.values():  # else paho sends the last one again
+        logger.info("connected to %s (MQTT %s, %s)", self.address, self._settings.protocol, kept)
+        waiting = self._tokens.values()  # which paho sends again
+        if not self._silent and (_BIRTH not in waiting or _FAREWELL in waiting):
             self._tokens[client.publish(self._topics.status, b"online", 1, retain=True).mid] = _BIRTH
         changes = self._ledger.connected(session_present=present)
         if not present:
             self._events.on_subscriptions({})
         self._send_changes(changes)
         self._echo.connected(monotonic())
-        self._events.on_connected(session_present=present)
+        self._events.on_connected(session_present=present and self._served_by in (None, self.address))
+        self._served_by = self.address
 
     def _on_disconnect(
         self, _client: Client, _: object, flags: DisconnectFlags, reason: ReasonCode, _properties: Any
@@ -376,10 +399,12 @@ class Connector:
         if self._mqtt5:
             self._ledger.certain = False  # a broker that was killed may have gone back to an older session
         hopeless = self._answered is not None and self._answered.value in BAD_CREDENTIALS
+        self._refusals = self._refusals + 1 if hopeless else 0
         return Outcome(
             reason,
             opened,
-            final=hopeless and not self._ever_open,
+            final=not self._ever_open and self._refusals >= len(self.brokers),
+            returning=opened and self.brokers.returning,
             taken_over=self._answered is not None and self._answered.value == TAKEN_OVER,
             wordless=self._answered is None and isinstance(wire.failure, NoneType | ConnectionResetError),
         )
@@ -388,9 +413,11 @@ class Connector:
         if self._answered is not None:
             what = "closed" if self.open else "refused"
             return f"the broker {what} the connection: {self._answered}{hint(self._answered.value)}"
-        why = f": {in_words(wire.failure, self._address)}" if wire.failure else ""
+        why = f": {in_words(wire.failure, self.address)}" if wire.failure else ""
         if not self.open:
-            return f"{self._address} closed the connection before it answered{why}"
+            return f"{self.address} closed the connection before it answered{why}"
         if self._orders.stopping.is_set():
             return "stopped"
-        return f"the connection to {self._address} was lost{why}"
+        if self.brokers.returning:
+            return f"{self.brokers.first} is there again: leaving {self.address}"
+        return f"the connection to {self.address} was lost{why}"

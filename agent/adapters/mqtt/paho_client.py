@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.adapters.mqtt.broker import Protocol, tls_context
+from agent.adapters.mqtt.broker import Protocol, endpoint, tls_context
 from agent.adapters.mqtt.events import Command
 from agent.adapters.mqtt.wire import Wire
 
@@ -38,25 +38,36 @@ class WiredClient(Client):
     wire: Wire | None = None
 
     def _create_socket(self) -> Wire:
-        address = self.address
-        sock = socket.create_connection((address.host, address.port), timeout=self.connect_timeout)
-        try:
-            # Acknowledgements and alerts are small and must not wait for one another.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.tls is not None:
-                sock = self.tls.wrap_socket(sock, server_hostname=address.host)
-            self.wire = self._wire(sock)
-        except BaseException:
-            sock.close()
-            raise
+        self.wire = open_wire(self.address, self.tls, self.reader_factory(), self.connect_timeout)
         return self.wire
 
-    def _wire(self, sock: socket.socket) -> Wire:
-        if self.address.path is None:
-            return Wire(sock, self.reader_factory())
+
+def open_wire(address: Endpoint, tls: ssl.SSLContext | None, reader: FrameReader, timeout_s: float) -> Wire:
+    """Connect: TCP, TLS and WebSocket, each within the timeout. Raises OSError or UnicodeError."""
+    sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
+    try:
+        # Acknowledgements and alerts are small and must not wait for one another.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if address.tls:
+            assert tls is not None
+            sock = tls.wrap_socket(sock, server_hostname=address.host)
+        if address.path is None:
+            return Wire(sock, reader)
         from agent.adapters.mqtt.websocket import WebSocketWire  # noqa: PLC0415  who needs none saves its memory
 
-        return WebSocketWire(sock, self.reader_factory(), self.address)
+        return WebSocketWire(sock, reader, address)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def reachable(address: Endpoint, tls: ssl.SSLContext | None, reader: FrameReader) -> bool:
+    """Tell whether a broker takes connections."""
+    try:
+        open_wire(address, tls, reader, CONNECT_TIMEOUT_S).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, will_topic: str | None) -> WiredClient:
@@ -74,7 +85,8 @@ def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, 
         reconnect_on_failure=False,  # also keeps paho from falling back to MQTT 3.1
     )
     client.address = address
-    client.tls = tls_context(settings) if address.tls else None
+    every = (address, *map(endpoint, settings.fallback))
+    client.tls = tls_context(settings) if any(one.tls for one in every) else None
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.max_inflight_messages_set(0)  # Connector keeps to the limit that the broker sets
     if will_topic is not None:
