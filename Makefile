@@ -14,7 +14,7 @@ CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; p
 COVERAGE := --cov=agent --cov-report=term:skip-covered
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: test test-converter test-packages check sbom demo demo-images bench deb lock clean
+.PHONY: fuzz test test-converter test-packages check sbom demo demo-images bench deb lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -59,6 +59,12 @@ demo: $(STAMP)
 demo-images: $(STAMP)
 	@echo "== the demo of pictures: a camera, something taken away, a real alert with its heatmap; about 45 s"
 	$(BIN)/redshank demo --images
+
+FUZZ_SECONDS ?= 60
+fuzz: $(STAMP)
+	@echo "== fuzzing each target for $(FUZZ_SECONDS) s; what is found is kept in .fuzz"
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: $(STAMP)
 	@echo "== the daemon beside a bare subscriber; about two minutes"

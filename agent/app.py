@@ -10,7 +10,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import msgspec
 
@@ -132,27 +132,46 @@ def load_encoders(
     return found
 
 
-def make_restore(store: Store) -> Callable[[Stream], Any]:
+def make_restore(store: Store) -> Callable[[Stream], None]:
     """Return how a stream goes on: with the exact states of its alerts, and from its snapshot and what was added to it.
 
     The snapshot is found by name; it must have been made with the same encoder, runtime and settings.
     """
     alerts = {(row.stream, row.kind): row.state for row in store.alerts()}
 
-    def restore(stream: Stream) -> Any:
+    def restore(stream: Stream) -> None:
         for kind, machine in stream.alerts.items():
             state = alerts.get((stream.name, kind.value))
             if state is not None:
-                machine.restore(state)
+                before = machine.snapshot()
+                if not _taken(lambda: machine.restore(state), stream.name, f"the state of its alert {kind}"):  # noqa: B023  called at once
+                    machine.restore(before)
         saved = store.load(stream.name)
         if saved is None:
-            return None
+            return
         if saved.get("signature") != stream.signature:
             store.set_aside(stream.name, OUTDATED)
-            return None
-        return saved["detector"], store.additions(stream.name)
+            return
+        additions = store.additions(stream.name)
+        if additions:
+            if _taken(lambda: stream.restore(saved["detector"], additions), stream.name, "its journal"):
+                return
+            stream.begin_anew()
+        if not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
+            stream.begin_anew()
+            store.set_aside(stream.name, "of another content than its checksum promises")
 
     return restore
+
+
+def _taken(take: Callable[[], None], stream: str, what: str) -> bool:
+    """Let something be taken up from disk; tell whether that was possible: a file may hold anything."""
+    try:
+        take()
+    except Exception as error:  # noqa: BLE001  as said: whatever code stumbles over
+        logger.warning("stream %s cannot go on from %s (%s: %s)", stream, what, type(error).__name__, error)
+        return False
+    return True
 
 
 def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True) -> None:

@@ -90,7 +90,11 @@ class SensorSettings(PayloadSettings, frozen=True, kw_only=True, tag_field="kind
             mode=self.mode,
             season_s=self.season_s,
             grid=GridSettings(
-                period_s=self.period_s, carry_limit=self.carry_limit, spacing=self.spacing, counters=self.counters
+                period_s=self.period_s,
+                carry_limit=self.carry_limit,
+                spacing=self.spacing,
+                counters=self.counters,
+                max_channels=self.max_channels,
             ),
             reference=self.reference,
             score=self.score,
@@ -158,7 +162,7 @@ class Configuration(Settings, frozen=True, kw_only=True):
 # What numbers must at least be.
 LEAST: Final[dict[type, dict[str, int]]] = {
     AgentSettings: {"max_streams": 1, "queue_size": 1, "memory_limit_bytes": 80_000_000},
-    SensorSettings: {"stride": 1, "carry_limit": 0},
+    SensorSettings: {"stride": 1, "carry_limit": 0, "max_channels": 1, "max_depth": 1, "max_samples": 1},
     ReferenceSettings: {"size": 100, "warm_up": 100},
     PictureReferenceSettings: {"size": 100, "warm_up": 40},
     ScoreSettings: {"neighbours": 1},
@@ -167,7 +171,7 @@ LEAST: Final[dict[type, dict[str, int]]] = {
     BrokerSettings: {"receive_maximum": 1},
 }
 MOST: Final[dict[type, dict[str, int]]] = {
-    SensorSettings: {"carry_limit": 1000},
+    SensorSettings: {"carry_limit": 1000, "max_channels": 1024, "max_depth": 100, "max_samples": 100_000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
     PictureReferenceSettings: {"size": 5000},
 }
@@ -344,6 +348,8 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
     for channel in stream.channels:
         if channel in stream.ignore_channels or channel.startswith(tuple(f"{one}." for one in stream.ignore_channels)):
             complain("ignore_channels", "none of the channels", channel, "remove it here or there")
+    if len(stream.channels) > stream.max_channels:
+        complain("channels", f"at most max_channels ({stream.max_channels})", len(stream.channels))
     for counter in stream.counters if stream.channels else ():
         if counter not in stream.channels:
             complain("counters", f"some of the channels ({', '.join(stream.channels)})", counter, "add it to channels")

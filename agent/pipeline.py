@@ -26,7 +26,7 @@ from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
-from agent.routing import Route, Router, is_sparkplug
+from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug
 from agent.stream import SensorStream, Stream, alert_row
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
 BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
 _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that later ones push out
-MAX_TOPIC_BYTES: Final = 16_000  # ours, made of an input's topic and escaped, must stay below MQTT's 65,535
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
 _DROPPED: Final = {
@@ -106,7 +105,7 @@ class Pipeline:
         topics: Topics,
         observer: Observer,
         *,
-        restore: Any = None,
+        restore: Callable[[Stream], None] | None = None,
         nodes: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         self.streams: dict[str, Stream] = {}
@@ -114,7 +113,7 @@ class Pipeline:
         self.encoders = encoders
         self._topics = topics
         self._observer = observer
-        self.restore = restore  # (stream) -> snapshot and what was added to it, or None
+        self.restore = restore  # lets a new stream go on from what is on disk
         self._router = Router(configuration)
         agent = configuration.agent
         self._nodes = SparkplugNodes(self._sees_all, agent.max_streams)
@@ -238,9 +237,8 @@ class Pipeline:
                 self._refused.add(route.topic)
             raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
         stream = self._make(route.name, route.topic, route.settings)
-        saved = self.restore(stream) if self.restore is not None else None
-        if saved is not None:
-            stream.restore(*saved)
+        if self.restore is not None:
+            self.restore(stream)
         self.streams[stream.name] = stream
         self._share_budget()
         return stream

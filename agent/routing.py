@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from agent.config import Configuration, StreamSettings
 
+MAX_TOPIC_BYTES: Final = 1_000  # a stream keeps its topic, and what is made of it, some dozen times
 _REMEMBERED: Final = 16  # topics for each stream that there may be; of more, the way is looked for each time
 _OTHERS: Final = 2  # the same, of topics that belong to no stream
 
@@ -45,6 +46,8 @@ class Router:
         if found is not None or topic in self._elsewhere:
             return found
         found = self._look(topic)
+        if len(topic.encode()) > MAX_TOPIC_BYTES:
+            return found  # many of these would be too much to remember
         if found is None:
             if len(self._elsewhere) < _OTHERS * self._most:
                 self._elsewhere.add(topic)

@@ -6,6 +6,7 @@ Scalars are YAML 1.2's: `NO` and `0123` stay the text that was written. A key is
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from agent.core.types import Budget, Change, Settings
 from agent.errors import Problem
 
 MAX_DEPTH: Final = 20
+MAX_NODES: Final = 100_000  # an anchor that is used again counts each time
+LARGEST: Final = 1e15  # a setting, in seconds, bytes or whatever it counts
 DURATIONS: Final = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZES: Final = {
     "B": 1,
@@ -44,6 +47,8 @@ _BUDGET: Final = re.compile(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+)?([a-z]+?)s?")
 _CHANGE: Final = re.compile(r"(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*(%?)")
 _QUIET: Final = re.compile(r"(\d\d?):([0-5]\d)\s*-\s*(\d\d?):([0-5]\d)")
 _DAY_MINUTES: Final = 1440
+_UNSPEAKABLE: Final = re.compile("[\0\ud800-\udfff]")  # neither MQTT nor a path can have these
+_TEXT: Final = msgspec.inspect.StrType()
 _UNIT_SUFFIXES: Final = ("_s", "_bytes")
 EXAMPLES: Final = {
     "duration": "a duration such as 500ms, 30s, 5m or 1d",
@@ -65,12 +70,20 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+def _finite(digits: str) -> float:
+    """Return a number. Raises ValueError where it is larger than any setting."""
+    number = float(digits)
+    if abs(number) > LARGEST:
+        raise ValueError(digits)
+    return number
+
+
 def parse_duration(text: str) -> float:
     """Return seconds. Raises ValueError."""
     match = _QUANTITY.fullmatch(text.strip())
     if match is None or match[2] not in DURATIONS:
         raise ValueError(text)
-    return float(match[1]) * DURATIONS[match[2]]
+    return _finite(match[1]) * DURATIONS[match[2]]
 
 
 def parse_size(text: str) -> int:
@@ -78,20 +91,22 @@ def parse_size(text: str) -> int:
     match = _QUANTITY.fullmatch(text.strip())
     if match is None or match[2] not in SIZES:
         raise ValueError(text)
-    return int(float(match[1]) * SIZES[match[2]])
+    return int(_finite(match[1]) * SIZES[match[2]])
 
 
 def parse_budget(text: str) -> Budget:
     """Return the budget that words such as `1 per week` or `1 per 1000 decisions` name. Raises ValueError."""
     match = _BUDGET.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
+    if match is None:
         raise ValueError(text)
-    per = float(match[2] or 1)
-    if match[3] == "decision" and per > 0:
-        return Budget(count=float(match[1]), per_decisions=per, text=text.strip())
-    if match[3] not in SPANS or per <= 0:
+    count, per = _finite(match[1]), _finite(match[2] or "1")
+    if count <= 0 or per <= 0:
         raise ValueError(text)
-    return Budget(count=float(match[1]), per_s=per * SPANS[match[3]], text=text.strip())
+    if match[3] == "decision":
+        return Budget(count=count, per_decisions=per, text=text.strip())
+    if match[3] not in SPANS:
+        raise ValueError(text)
+    return Budget(count=count, per_s=per * SPANS[match[3]], text=text.strip())
 
 
 def parse_change(text: str) -> Change:
@@ -99,7 +114,7 @@ def parse_change(text: str) -> Change:
     match = _CHANGE.fullmatch(text.strip())
     if match is None:
         raise ValueError(text)
-    amount = float(match[1])
+    amount = _finite(match[1])
     return Change(amount=amount / 100.0, relative=True) if match[2] else Change(amount=amount)
 
 
@@ -139,6 +154,7 @@ class Builder:
         self._file = file
         self._lines: dict[str, int] = {}
         self._root: yaml.Node | None = None
+        self._nodes = 0
         try:
             self._root = yaml.compose(content.decode(), Loader=_Loader)
         except yaml.MarkedYAMLError as error:
@@ -205,6 +221,11 @@ class Builder:
         return self._typed(info, node, path, depth)
 
     def _typed(self, info: Any, node: yaml.Node, path: str, depth: int) -> Any:
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            if self._nodes == MAX_NODES + 1:
+                self.complain(path, f"at most {MAX_NODES} values", "more", "an anchor counts each time it is used")
+            return None
         optional = isinstance(info, msgspec.inspect.UnionType)
         if optional:
             if node.tag.endswith(":null"):
@@ -236,7 +257,9 @@ class Builder:
                 self.complain(path, "keys and values", _found(node))
                 return None
             return {
-                str(key.value): self._typed(info.value_type, one, f"{path}.{key.value}", depth)
+                str(self._scalar(_TEXT, key, f"{path}.{key.value!s:.100}")): self._typed(
+                    info.value_type, one, f"{path}.{key.value!s:.100}", depth
+                )
                 for key, one in node.value
             }
         return self._scalar(info, node, path)
@@ -266,6 +289,9 @@ class Builder:
         text = node.value
         if isinstance(node, yaml.ScalarNode):
             if isinstance(info, msgspec.inspect.StrType) and not node.tag.endswith(":null"):
+                if _UNSPEAKABLE.search(text):
+                    self.complain(path, "text without NUL and halves of surrogate pairs", ascii(text))
+                    return None
                 return text
             if isinstance(info, msgspec.inspect.EnumType):
                 words = [str(member.value) for member in info.cls]
@@ -275,10 +301,12 @@ class Builder:
                 return None
             if isinstance(info, msgspec.inspect.BoolType) and node.tag.endswith(":bool"):
                 return text.lower() == "true"
-            if isinstance(info, msgspec.inspect.IntType) and node.tag.endswith(":int"):
-                return int(text)
-            if isinstance(info, msgspec.inspect.FloatType) and node.tag.endswith((":int", ":float")):
-                return float(text)
+            with contextlib.suppress(ValueError):  # a number of very many digits, too
+                if isinstance(info, msgspec.inspect.IntType) and node.tag.endswith(":int"):
+                    _finite(text)
+                    return int(text)
+                if isinstance(info, msgspec.inspect.FloatType) and node.tag.endswith((":int", ":float")):
+                    return _finite(text)
         names = {
             "StrType": "text",
             "IntType": "a whole number",

@@ -204,6 +204,8 @@ def test_yaml_1_1_surprises_stay_the_text_that_was_written(tmp_path):
         "just text",
         "streams: *nowhere",
         "&a [*a]",
+        "? [a, b]\n: {}",
+        "[" * 3000,
     ],
 )
 def test_what_is_no_configuration_gives_problems_and_nothing_else(tmp_path, content):
@@ -357,3 +359,38 @@ def test_shared_subscriptions_that_cannot_be_meant_are_refused(tmp_path, topic, 
 def test_topics_that_cannot_be_watched(tmp_path, topic, more, words):
     (found,) = problems(tmp_path, GOOD.replace("plant/+/telemetry", topic) + f"    {more}\n")
     assert words in found
+
+
+NINES = "9" * 5000  # Python itself refuses to read a whole number of so many digits
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"carry_limit: {NINES}", "a whole number"),
+        (f"stride: {NINES}", "a whole number"),
+        (f"period: {NINES}s", "a duration"),
+        (f"alert: {{min_change: {{a: {NINES}}}}}", "a number of at least 0"),
+        (f"alert: {{false_alarms: {NINES} per {NINES} days}}", "a budget"),
+        ('format: "\\0"', "one of json"),
+        ('delimiter: "\\0"', "text without NUL"),
+        ('encoder: "\\ud800"', "text without NUL"),
+        ('alert: {min_change: {"\\0": 1}}', "text without NUL"),
+        ('channels: ["\\udfff"]', "text without NUL"),
+        ("max_channels: 0", "at least 1"),
+        ("max_channels: 1025", "at most 1024"),
+        ("max_depth: 101", "at most 100"),
+        ("max_samples: 0", "at least 1"),
+        ("{channels: [a, b], max_channels: 1}"[1:-1].replace(", max", "\n    max"), "at most max_channels (1)"),
+    ],
+)
+def test_rubbish_in_a_value_is_a_problem_and_nothing_else(tmp_path, line, words):
+    text = f"streams:\n  - name: a\n    topic: b\n    {line}\n"
+    assert any(words in one for one in problems(tmp_path, text))
+    assert problems(tmp_path, f"agent: {{memory_limit: {NINES}MB}}\nstreams: [{{name: a, topic: b}}]")
+
+
+def test_anchors_do_not_multiply_a_file(tmp_path):
+    many = "s: &s {name: a, topic: b, channels: &c [" + "x, " * 1000 + "]}\nstreams: [" + "*s, " * 300 + "]\n"
+    found = problems(tmp_path, many)
+    assert sum("an anchor counts each time it is used" in one for one in found) == 1

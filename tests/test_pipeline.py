@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import closing
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from agent.adapters.mqtt.topics import Topics
-from agent.adapters.store import Store
+from agent.adapters.store import AlertRow, Store
 from agent.adapters.telemetry import SilentObserver
 from agent.alert_message import timestamp
 from agent.app import load_encoders, make_restore, save_all, with_defaults
@@ -327,10 +328,80 @@ def test_messages_in_one_batch_are_told_of_in_their_order(make):
     assert run(1)[1:] == [("pump/a", "anomaly", "raised"), ("pump/b", "silent", "cleared")]
 
 
-def test_a_topic_too_long_for_an_answer_is_rejected(make):
+def test_a_long_topic_is_rejected_and_not_remembered(make):
     pipeline = make()
-    pipeline.process([message(0, quiet(0), topic="plant/" + "x" * 20_000)])
+    pipeline.process([message(0, quiet(0), topic="plant/" + "x" * 995)])
+    pipeline.process([message(0, quiet(0), topic="other/" + "x" * 65_529)])
     assert pipeline.observer.reasons == ["too_large"]
+    assert not pipeline._router._routes
+    assert not pipeline._router._elsewhere
+
+
+def damaged(content, damage):
+    """Return a copy with something else at a place: a path of keys."""
+    *path, last = damage[0]
+    content = copy.deepcopy(content)
+    inner = content
+    for key in path:
+        inner = inner[key]
+    inner[last] = damage[1]
+    return content
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        (["grid"], {}),
+        (["learnt", "references"], []),
+        (["learnt", "low"], np.zeros(1000)),
+        (["grid", "rows"], np.zeros((3, 3, 3))),
+        (["grid", "channels"], None),
+        (["learnt"], [1]),
+    ],
+)
+def test_a_snapshot_that_says_what_none_says_is_set_aside_and_the_stream_learns_anew(make, tmp_path, caplog, damage):
+    with closing(Store(tmp_path / "state")) as store:
+        pipeline = make(TIMED, store=store)
+        feed(pipeline, range(400))
+        stream = pipeline.streams["pump/a"]
+        detector = damaged(stream.snapshot(), damage)
+        store.save(stream.name, {"signature": stream.signature, "detector": detector})
+        again = make(TIMED, store=store)
+        feed(again, range(400, 410))
+        assert again.streams["pump/a"].phase is StreamPhase.LEARNING
+        assert "cannot go on from its snapshot" in caplog.text
+        assert len(list((tmp_path / "state" / "streams").glob("*.unusable"))) == 1
+        feed(again, range(410, 800))
+        assert again.streams["pump/a"].phase is StreamPhase.ACTIVE
+
+
+@pytest.mark.parametrize("damage", [(["state"], {}), (["decisions", "rows"], None), (["grid_rows"], np.zeros((1, 7)))])
+def test_a_journal_that_says_what_none_says_leaves_the_snapshot(make, tmp_path, caplog, damage):
+    with closing(Store(tmp_path / "state")) as store:
+        pipeline = make(TIMED, store=store)
+        feed(pipeline, range(400))
+        save_all(store, pipeline)
+        feed(pipeline, range(400, 420))
+        stream = pipeline.streams["pump/a"]
+        assert store.append(stream.name, damaged(stream.addition(), damage))
+        again = make(TIMED, store=store)
+        feed(again, range(420, 421))
+        assert again.streams["pump/a"].phase is StreamPhase.ACTIVE
+        assert "cannot go on from its journal" in caplog.text
+
+
+def test_a_damaged_alert_state_is_no_alert(make, tmp_path, caplog):
+    with closing(Store(tmp_path / "state")) as store:
+        pipeline = make(TIMED, store=store)
+        feed(pipeline, range(400))
+        (raised,) = feed(pipeline, range(400, 410), lambda i: {"a": 30.0 + i % 7})
+        assert raised["event"] == "raised"
+        save_all(store, pipeline)
+        store.commit([AlertRow("pump/a", "anomaly", {"state": "roaring"})], [])
+        again = make(TIMED, store=store)
+        feed(again, range(410, 411))
+        assert "cannot go on from the state of its alert anomaly" in caplog.text
+        assert again.streams["pump/a"].phase is StreamPhase.ACTIVE
 
 
 def test_a_snapshot_made_with_other_settings_is_set_aside(make, tmp_path):

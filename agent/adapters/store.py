@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MAX_OUTBOX: Final = 10000
 JOURNAL_FACTOR: Final = 8  # times the snapshot's size, at most; then a new one is cheaper than to go on
+MAX_UNPACKED_BYTES: Final = 1 << 30  # of a snapshot; a few bytes may claim anything
 _MAGIC: Final = b"redshank snapshot 2\n"
 _JOURNAL_MAGIC: Final = b"redshank journal 1\n"
 _JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
@@ -203,9 +204,14 @@ class Store:
         self.outbox_dropped += excess
 
     def alerts(self) -> list[AlertRow]:
-        """Return every alert state."""
-        rows = self._database.execute("SELECT stream, kind, state FROM alerts")
-        return [AlertRow(stream, kind, msgspec.msgpack.decode(state)) for stream, kind, state in rows]
+        """Return every alert state. One that is damaged is left out, and said so."""
+        found = []
+        for stream, kind, state in self._database.execute("SELECT stream, kind, state FROM alerts"):
+            try:
+                found.append(AlertRow(stream, kind, msgspec.msgpack.decode(state, type=dict[str, Any])))
+            except (msgspec.DecodeError, RecursionError) as error:
+                logger.warning("stream %s: the state of its alert %s is lost: it is damaged (%s)", stream, kind, error)
+        return found
 
     def nodes(self) -> list[tuple[str, bytes]]:
         """Return the births of each Sparkplug node that lives."""
@@ -341,7 +347,11 @@ class Store:
             if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
                 logger.warning("stream %s: the end of its journal is damaged; it goes on from before that", stream)
                 break
-            found.append(_unpacked(body))
+            try:
+                found.append(_unpacked(body))
+            except SnapshotError as error:
+                logger.warning("stream %s: its journal is %s; it goes on from before that", stream, error)
+                break
             place += _FRAME_HEAD + size
         return found
 
@@ -495,7 +505,11 @@ def _decode(content: bytes) -> dict[str, Any]:
 
 
 def _unpacked(body: bytes) -> dict[str, Any]:
+    unpacker = zlib.decompressobj()
     try:
-        return msgspec.msgpack.decode(zlib.decompress(body), type=dict[str, Any], ext_hook=_array)
-    except (zlib.error, msgspec.DecodeError, ValueError, TypeError) as error:
+        content = unpacker.decompress(body, MAX_UNPACKED_BYTES)
+        if not unpacker.eof:
+            raise SnapshotError(f"corrupt (cut off, or more than {MAX_UNPACKED_BYTES} bytes)")
+        return msgspec.msgpack.decode(content, type=dict[str, Any], ext_hook=_array)
+    except (zlib.error, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:  # numpy's included
         raise SnapshotError(f"corrupt ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from importlib.metadata import version
 from time import monotonic, perf_counter, time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_S: Final = 60.0
+_SHOWN: Final = 200  # characters of a topic in a log
+_CONTROL: Final = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _STEPPED_S: Final = 5e-5  # less means that a batch had been stepped already
 _SET_S: Final = 86400.0
 _MAX_COMPLAINTS: Final = 1000
@@ -45,6 +48,12 @@ class Tally(msgspec.Struct):
     alerts: int = 0
     score: float | None = None
     p_value: float | None = None
+
+
+def printable(topic: str) -> str:
+    """Return a topic as it may stand in a log: on one line, and not too long."""
+    shown = topic if len(topic) <= _SHOWN else f"{topic[:_SHOWN]}..."
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", shown)
 
 
 class StreamFigures(Collector):
@@ -188,11 +197,12 @@ class Telemetry:
         """Count a dropped payload or sample; log it at most once a minute per reason and topic."""
         self.messages_rejected.labels(reason).inc()
         now = monotonic()
-        if now - self._complaints.get((topic, reason), -_SAME_S) >= _SAME_S:
+        shown = printable(topic)
+        if now - self._complaints.get((shown, reason), -_SAME_S) >= _SAME_S:
             if len(self._complaints) >= _MAX_COMPLAINTS:
                 self._complaints.clear()
-            self._complaints[topic, reason] = now
-            logger.warning("dropped a message on %s: %s", topic, reason)
+            self._complaints[shown, reason] = now
+            logger.warning("dropped a message on %s: %s", shown, reason)
 
     def timed_encode(self, encoder: Encoder, windows: F32) -> F32:
         """Call the encoder and measure how long it takes."""

@@ -18,7 +18,7 @@ MEASURED_SAMPLES: Final = 32  # readings from which an unset period is measured
 RING_ROWS: Final = 4000
 _FRESH_ROWS: Final = 64
 _SLACK_ROWS: Final = 64  # the ring is linear: rows move to the front once every so many
-MAX_CHANNELS: Final = 256  # of one stream
+MAX_CHANNELS: Final = 256  # of one stream, unless it is configured otherwise
 _LONG_AGO_S: Final = 1e9
 JUDGED_SAMPLES: Final = 128  # readings from which it is told whether a stream is even
 UNEVEN_SHARE: Final = 0.15  # of intervals that span several steps, in both halves of those readings
@@ -38,13 +38,14 @@ class GridSettings(Settings, frozen=True):
 
     `spacing` auto: even with a configured period, else told from the first readings. A sender that reports on change,
     or is heard now and then, has no period; its readings are rows by arrival, and it has no gaps. Of `counters` rows
-    hold the increase for each step.
+    hold the increase for each step. Of channels that are not configured at most `max_channels` are taken.
     """
 
     period_s: Duration | None = None
     carry_limit: int = 5
     spacing: Spacing = Spacing.AUTO
     counters: tuple[str, ...] = ()
+    max_channels: int = MAX_CHANNELS
 
 
 class Arrival(StrEnum):
@@ -216,7 +217,7 @@ class Grid:
         new = [name for name in given if name not in self.channels]
         if not new:
             return
-        room = MAX_CHANNELS - len(self.channels) if learning else 0
+        room = self.settings.max_channels - len(self.channels) if learning else 0
         self.ignored_channels = max(self.ignored_channels, len(new) - room)
         new = new[:room]
         if not new:

@@ -588,3 +588,41 @@ def test_what_could_not_be_read_is_added_once_it_can_be(tmp_path):
 def test_a_patient_store_waits_for_no_other_process(store):
     with pytest.raises(StateError, match="in use by process"):
         Store(store.directory, patient=True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\x91" * 20_000, b"\x81\xa1a" * 20_000, b"\xc1", b"", msgspec.msgpack.encode([1])],
+    ids=["deep list", "deep object", "reserved", "nothing", "no object"],
+)
+def test_content_that_only_the_checksum_vouches_for_is_damage_too(store, caplog, body):
+    store.save("pump/a", {"n": 1})
+    assert store.append("pump/a", {"n": 2})
+    assert store.append("pump/a", {"n": 3})
+    good = journal_file(store).read_bytes()
+    packed = zlib.compress(body)
+    frame = len(packed).to_bytes(4, "big") + zlib.crc32(packed).to_bytes(4, "big") + packed
+    size = 8 + int.from_bytes(good[23:27], "big")
+    journal_file(store).write_bytes(good[: 23 + size] + frame + good[23 + size :])
+    assert store.additions("pump/a") == [{"n": 2}]
+    assert "its journal is corrupt" in caplog.text
+    snapshot_file(store).write_bytes(framed(body))
+    assert store.load("pump/a") is None
+
+
+def test_what_a_snapshot_unpacks_to_is_bounded(store, caplog, monkeypatch):
+    monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 1000)
+    store.save("pump/a", {"n": b"x" * 900})
+    assert store.load("pump/a") == {"n": b"x" * 900}
+    snapshot_file(store).write_bytes(framed(msgspec.msgpack.encode({"n": bytes(2_000_000)})))
+    assert store.load("pump/a") is None
+    assert "more than 1000 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("state", [b"\xc1", b"", b"\x91" * 20_000, b"\x01"])
+def test_an_alert_state_that_is_damaged_is_left_out(store, caplog, state):
+    store.commit([AlertRow("pump/a", "anomaly", {"n": 1}), AlertRow("pump/b", "anomaly", {"n": 2})], [])
+    with store._database as database:
+        database.execute("UPDATE alerts SET state = ? WHERE stream = 'pump/a'", (state,))
+    assert [one.stream for one in store.alerts()] == ["pump/b"]
+    assert "stream pump/a: the state of its alert anomaly is lost" in caplog.text

@@ -210,3 +210,11 @@ def test_the_observer_of_a_replay_counts_and_says_nothing(caplog):
     observer.transitioned("pump/a", transition(AlertEvent.RAISED))
     assert observer.timed_encode(Doubling(), np.array([3.0], np.float32)).tolist() == [6.0]
     assert not caplog.records
+
+
+def test_a_topic_makes_no_lines_of_its_own_in_the_log_and_no_long_ones(telemetry, caplog):
+    telemetry.rejected("plant/\nERROR all is lost\x1b[2J\u2028" + "é" * 60_000, "late")
+    (said,) = caplog.messages
+    assert said.startswith("dropped a message on plant/\\x0aERROR all is lost\\x1b[2J\\x2028éé")
+    assert said.isprintable()
+    assert len(said) < 300

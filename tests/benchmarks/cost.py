@@ -99,7 +99,9 @@ class Ours:
                 warm._push(stream, sample, sample.at, outcome)
             warm._flush(outcome)
         states = [stream.bank.snapshot(stream.detector) for stream in streams]
-        self._live = self._pipeline(lambda stream: (states[int(stream.topic.rpartition("/")[2]) % _DIFFERENT], []))
+        self._live = self._pipeline(
+            lambda stream: stream.restore(states[int(stream.topic.rpartition("/")[2]) % _DIFFERENT], [])
+        )
         self._streams = [self._live.stream_of(f"bench/{number}") for number in range(len(values))]
         self.lane_bytes = self._streams[0].bank.lane_bytes
         self.references = self._streams[0].bank.reference_size(self._streams[0].detector)

@@ -15,6 +15,7 @@ PUBLISH: Final = 3
 # The longest that can stand before a payload (without properties): length bytes, topic, message id.
 LONGEST_HEAD: Final = 5 + 2 + 65535 + 2
 MAX_CACHED_TOPICS: Final = 20_000
+MAX_CACHED_BYTES: Final = 2_000_000  # of topics, which may have 65,535 each
 
 
 class MalformedError(Exception):
@@ -28,11 +29,14 @@ class TopicFilter:
         self._own_roots = own_roots
         self._apart = apart
         self.decoded: dict[bytes, str | None] = {}
+        self._cached_bytes = 0
 
     def decode(self, raw: bytes) -> str | None:
         """Return the topic, or None if it is our own or not UTF-8."""
-        if len(self.decoded) >= MAX_CACHED_TOPICS:
+        self._cached_bytes += len(raw)
+        if len(self.decoded) >= MAX_CACHED_TOPICS or self._cached_bytes > MAX_CACHED_BYTES:
             self.decoded.clear()
+            self._cached_bytes = len(raw)
         try:
             topic: str | None = raw.decode()
         except UnicodeDecodeError:
@@ -210,3 +214,5 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:  # noqa: PLR2004 - the continuation bit
             return value, at
         shift += 7
+        if shift > 21:  # noqa: PLR2004 - four bytes at most
+            raise MalformedError("the length of a publication's properties is malformed")

@@ -6,8 +6,10 @@ This is the one place that relies on something paho does not document: `Client._
 from __future__ import annotations
 
 import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
+from paho.mqtt import MQTTException
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -106,11 +108,14 @@ def make_client(settings: BrokerSettings, address: Endpoint, client_id: str, *, 
 
 
 def command_of(message: InboundMessage, raw: bytes) -> Command:
-    """Return a command with what its raw MQTT 5 properties say about the answer."""
+    """Return a command with what its raw MQTT 5 properties say about the answer; nothing where they are malformed."""
     if raw in (b"", b"\0"):
         return Command(message)
     properties = Properties(PacketTypes.PUBLISH)
-    properties.unpack(raw)
+    try:
+        properties.unpack(raw)
+    except (MQTTException, LookupError, ValueError, struct.error):  # what paho's parser raises
+        return Command(message)
     return Command(message, getattr(properties, "ResponseTopic", None), getattr(properties, "CorrelationData", None))
 
 

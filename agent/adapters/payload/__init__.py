@@ -13,6 +13,7 @@ from agent.adapters.payload.compression import ZSTD_MODULE, unpacker
 from agent.adapters.payload.raw import RawDecoder
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
 from agent.adapters.payload.settings import (
+    MAX_DEPTH,
     ByteOrder,
     Compression,
     Format,
@@ -23,15 +24,14 @@ from agent.adapters.payload.settings import (
     TimeSettings,
     TimeUnit,
 )
-from agent.adapters.payload.text import MAX_SAMPLES, csv_decoder, value_decoder
-from agent.adapters.payload.tree import MAX_DEPTH, MAX_ELEMENTS, at_path, read_json, read_time, tree_decoder
+from agent.adapters.payload.text import csv_decoder, value_decoder
+from agent.adapters.payload.tree import MAX_ELEMENTS, at_path, read_json, read_time, tree_decoder
 from agent.core.types import Sample
 from agent.errors import Problem
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_ELEMENTS",
-    "MAX_SAMPLES",
     "ByteOrder",
     "Compression",
     "Decoder",

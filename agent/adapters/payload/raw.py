@@ -8,7 +8,6 @@ import numpy as np
 
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
 from agent.adapters.payload.settings import ByteOrder, PayloadSettings
-from agent.adapters.payload.text import MAX_SAMPLES
 from agent.adapters.payload.tree import LARGEST
 from agent.core.types import F64, Sample
 
@@ -61,6 +60,7 @@ class RawDecoder:
         self._dtype = np.dtype(raw.dtype.value).newbyteorder("<" if raw.byte_order is ByteOrder.LITTLE else ">")
         self._skip_bytes = raw.skip_bytes
         self._names = settings.channels or ("value",)
+        self._most = settings.max_samples
         self._clock = BlockClock(raw.sample_rate)
 
     def __call__(self, payload: bytes, received_at: float) -> list[Sample]:
@@ -69,7 +69,7 @@ class RawDecoder:
         if not body or len(body) % width:
             raise PayloadRejected(RejectReason.MALFORMED)
         count = len(body) // width
-        if count > MAX_SAMPLES:
+        if count > self._most:
             raise PayloadRejected(RejectReason.TOO_MANY_SAMPLES)
         with np.errstate(invalid="ignore"):  # a NaN that signals is one like any other
             rows = np.frombuffer(body, self._dtype).astype(np.float64).reshape(count, -1)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from agent.core.types import Duration, Settings, Size
+from agent.core.windowing import MAX_CHANNELS
+
+MAX_DEPTH: Final = 32
 
 
 class Format(StrEnum):
@@ -87,7 +91,8 @@ class RawSettings(Settings, frozen=True):
 class PayloadSettings(Settings, frozen=True, kw_only=True):
     """How a stream's payloads are read. `columns`: names of the CSV columns, in order.
 
-    `ignore_channels` are never looked at, nor is what lies below them.
+    `ignore_channels` are never looked at, nor is what lies below them. `max_depth` are levels of nesting where channels
+    are not named.
     """
 
     format: Format = Format.JSON
@@ -99,3 +104,6 @@ class PayloadSettings(Settings, frozen=True, kw_only=True):
     columns: tuple[str, ...] = ()
     delimiter: str = ","
     raw: RawSettings = RawSettings()
+    max_channels: int = MAX_CHANNELS
+    max_depth: int = MAX_DEPTH
+    max_samples: int = 16_384

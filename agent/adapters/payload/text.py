@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
 from agent.adapters.payload.settings import PayloadSettings, TimeSettings
-from agent.adapters.payload.tree import number, read_time
+from agent.adapters.payload.tree import MAX_ELEMENTS, number, read_time
 from agent.core.types import Sample
-from agent.core.windowing import MAX_CHANNELS
 
-MAX_SAMPLES: Final = 16_384  # of one message: more would keep the other streams waiting
 _LONGEST: Final = 100  # bytes of a number
 
 
@@ -33,18 +32,22 @@ def value_decoder(settings: PayloadSettings) -> Callable[[bytes, float], list[Sa
 def csv_decoder(settings: PayloadSettings) -> Callable[[bytes, float], list[Sample]]:
     """Return the decoder of CSV: each row is a sample."""
     timed = settings.time
+    most = settings.max_samples + (not settings.columns)  # empty lines count, too
 
     def decode(payload: bytes, received_at: float) -> list[Sample]:
         try:
-            lines = csv.reader(payload.decode().splitlines(), delimiter=settings.delimiter)
-            rows = list(islice((row for row in lines if row), MAX_SAMPLES + 2))
+            text = payload.decode()
+            if text.count(settings.delimiter) > MAX_ELEMENTS:
+                raise PayloadRejected(RejectReason.TOO_MANY_ELEMENTS)
+            lines = csv.reader(io.StringIO(text, newline=""), delimiter=settings.delimiter)
+            rows = [row for row in islice(lines, most) if row]
+            if next(lines, None) is not None:
+                raise PayloadRejected(RejectReason.TOO_MANY_SAMPLES)
         except (UnicodeDecodeError, csv.Error):
             raise PayloadRejected(RejectReason.MALFORMED) from None
         columns = list(settings.columns)
         if not columns and rows:
             columns = rows.pop(0)
-        if len(rows) > MAX_SAMPLES:
-            raise PayloadRejected(RejectReason.TOO_MANY_SAMPLES)
         samples = [_row(dict(zip(columns, row, strict=False)), settings, timed, received_at) for row in rows]
         if not samples:
             raise PayloadRejected(RejectReason.NO_VALUES)
@@ -56,7 +59,7 @@ def csv_decoder(settings: PayloadSettings) -> Callable[[bytes, float], list[Samp
 def _row(fields: dict[str, str], settings: PayloadSettings, timed: TimeSettings | None, received_at: float) -> Sample:
     at = read_time(timed, fields.pop(timed.path, None), received_at) if timed else received_at
     names = settings.channels or tuple(fields)
-    if len(names) > MAX_CHANNELS:
+    if len(names) > settings.max_channels:
         raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
     values = {}
     for name in names:

@@ -12,13 +12,12 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from agent.adapters.payload.items import cbor_items, msgpack_items
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
 from agent.adapters.payload.settings import Format, PayloadSettings, TextNumbers, TimeSettings, TimeUnit
 from agent.core.types import CLOCK_NOT_SET_S, Sample
-from agent.core.windowing import MAX_CHANNELS
 
-MAX_DEPTH: Final = 32
-MAX_ELEMENTS: Final = 100_000  # of one document, looked at in search of numbers
+MAX_ELEMENTS: Final = 50_000  # of one document: they take 30 ms to read
 LARGEST: Final = 1e30  # no sensor means more, and windows are kept in single precision
 _CBOR_DEPTH: Final = 500  # where channels are named, as deep as JSON goes, or about so
 _CBOR_FOREIGN: Final = (  # tags that cbor2 would make something of: shared and cyclic values, patterns, mails, sets ...
@@ -27,13 +26,16 @@ _CBOR_FOREIGN: Final = (  # tags that cbor2 would make something of: shared and 
 _LARGEST_EXPONENT: Final = 400  # of a decimal fraction: beyond what a float holds
 _UNITS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 _CONTAINERS: Final = (dict, list)
+_BEFORE_ELEMENTS: Final = (b",", b"[", b"{")
 _EARLIEST: Final = 1.0  # s since the epoch; zero is what a device without a clock sends
 _JSON: Final = msgspec.json.Decoder()
 _MSGPACK: Final = msgspec.msgpack.Decoder()
 
 
 def read_json(payload: bytes) -> Any:
-    """Return the document. Raises PayloadRejected: MALFORMED or TOO_DEEP."""
+    """Return the document. Raises PayloadRejected: MALFORMED, TOO_DEEP or TOO_MANY_ELEMENTS."""
+    if sum(map(payload.count, _BEFORE_ELEMENTS)) > MAX_ELEMENTS:  # without reading it; those in text count, too
+        raise PayloadRejected(RejectReason.TOO_MANY_ELEMENTS)
     try:
         return _JSON.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -44,7 +46,8 @@ def _lenient(payload: bytes) -> Any:
     """Return JSON with the NaN, Infinity and 1e400 that many senders write: such values count as missing."""
     try:
         document = json.loads(payload.decode())
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could never be written again
+        if b"\\u" in payload:
+            json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair could never be written again
     except ValueError:
         raise PayloadRejected(RejectReason.MALFORMED) from None
     except RecursionError:
@@ -53,7 +56,9 @@ def _lenient(payload: bytes) -> Any:
 
 
 def read_msgpack(payload: bytes) -> Any:
-    """Return the document. Raises PayloadRejected: MALFORMED or TOO_DEEP."""
+    """Return the document. Raises PayloadRejected: MALFORMED, TOO_DEEP or TOO_MANY_ELEMENTS."""
+    if len(payload) > MAX_ELEMENTS and msgpack_items(payload, MAX_ELEMENTS) > MAX_ELEMENTS:
+        raise PayloadRejected(RejectReason.TOO_MANY_ELEMENTS)
     try:
         return _MSGPACK.decode(payload)
     except RecursionError:
@@ -75,6 +80,8 @@ def cbor_reader() -> Callable[[bytes], Any]:
     tags[4] = lambda value, _immutable: _decimal_fraction(value)
 
     def read(payload: bytes) -> Any:
+        if len(payload) > MAX_ELEMENTS and cbor_items(payload, MAX_ELEMENTS) > MAX_ELEMENTS:
+            raise PayloadRejected(RejectReason.TOO_MANY_ELEMENTS)
         file = io.BytesIO(payload)
         try:
             document = cbor2.CBORDecoder(file, semantic_decoders=tags, max_depth=_CBOR_DEPTH).decode()
@@ -117,6 +124,7 @@ def tree_decoder(settings: PayloadSettings) -> Callable[[bytes, float], list[Sam
     paths = [(name, name.split(".")) for name in settings.channels]
     time_path = timed.path.split(".") if timed else []
     parse_text = settings.text_numbers is TextNumbers.PARSE
+    limits = {"max_depth": settings.max_depth, "max_channels": settings.max_channels}
 
     def decode(payload: bytes, received_at: float) -> list[Sample]:
         document = read(payload)
@@ -129,7 +137,7 @@ def tree_decoder(settings: PayloadSettings) -> Callable[[bytes, float], list[Sam
                     values[name] = value
         else:
             whole = document if type(document) in _CONTAINERS else {"value": document}
-            values = Leaves(parse_text=parse_text).of(whole)
+            values = Leaves(parse_text=parse_text, **limits).of(whole)
             if timed:
                 values.pop(timed.path, None)
         if not values:
@@ -155,10 +163,9 @@ def at_path(document: Any, path: list[str]) -> Any:
 class Leaves:
     """Gathers every number of one document, by its dotted path."""
 
-    def __init__(self, *, parse_text: bool) -> None:
-        self._parse_text = parse_text
+    def __init__(self, *, parse_text: bool, max_depth: int, max_channels: int) -> None:
+        self._parse_text, self._max_depth, self._max_channels = parse_text, max_depth, max_channels
         self._values: dict[str, float] = {}
-        self._seen = 0
 
     def of(self, document: Any) -> dict[str, float]:
         """Return the numbers of a dict or list. Raises PayloadRejected: TOO_DEEP, TOO_MANY_...."""
@@ -166,11 +173,8 @@ class Leaves:
         return self._values
 
     def _walk(self, node: Any, prefix: str, depth: int) -> None:
-        if depth > MAX_DEPTH:
+        if depth > self._max_depth:
             raise PayloadRejected(RejectReason.TOO_DEEP)
-        self._seen += len(node)
-        if self._seen > MAX_ELEMENTS:
-            raise PayloadRejected(RejectReason.TOO_MANY_ELEMENTS)
         values = self._values
         for key, child in node.items() if type(node) is dict else enumerate(node):
             kind = type(child)
@@ -186,8 +190,8 @@ class Leaves:
                     continue
             if type(key) is str or type(key) is int:  # MessagePack and CBOR allow any; a channel needs a name
                 values[f"{prefix}{key}"] = value
-        if len(values) > MAX_CHANNELS:
-            raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
+                if len(values) > self._max_channels:
+                    raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
 
 
 def number(value: Any, *, parse_text: bool) -> float | None:

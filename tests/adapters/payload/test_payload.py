@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from agent.adapters.payload import (
     MAX_ELEMENTS,
-    MAX_SAMPLES,
     ByteOrder,
     Compression,
     Format,
@@ -101,6 +100,7 @@ def test_what_float_cannot_hold_is_missing():
         ("x" * 500_001, RejectReason.TOO_LARGE),
         ('{"a":' * 40 + "1" + "}" * 40, RejectReason.TOO_DEEP),
         ("[" * 10_000 + "]" * 10_000, RejectReason.TOO_DEEP),
+        ("[" + "1," * MAX_ELEMENTS + "NaN]", RejectReason.TOO_MANY_ELEMENTS),
         (json.dumps(list(range(MAX_CHANNELS + 1))), RejectReason.TOO_MANY_CHANNELS),
         ("[" + "[]," * (MAX_ELEMENTS // 2) + "[" + "0," * (MAX_ELEMENTS // 2) + "0]]", RejectReason.TOO_MANY_ELEMENTS),
     ],
@@ -169,7 +169,9 @@ def test_csv_with_configured_columns_and_with_a_header():
         (b"\xff", RejectReason.MALFORMED),
         ("a\n" + '"' + "1" * 140_000, RejectReason.MALFORMED),
         (",".join(f"c{i}" for i in range(300)) + "\n" + ",".join("1" * 300), RejectReason.TOO_MANY_CHANNELS),
-        ("a\n" + "1\n" * (MAX_SAMPLES + 1), RejectReason.TOO_MANY_SAMPLES),
+        ("a\n" + "1\n" * 16_385, RejectReason.TOO_MANY_SAMPLES),
+        ("\n" * 20_000, RejectReason.TOO_MANY_SAMPLES),
+        ("," * (MAX_ELEMENTS + 1), RejectReason.TOO_MANY_ELEMENTS),
     ],
 )
 def test_bad_csv(payload, expected):
@@ -300,3 +302,29 @@ def test_nothing_that_arrives_raises_anything_but_a_rejection(form, data):
     for sample in samples:
         assert sample.values
         assert all(abs(value) < float("inf") for value in sample.values.values())
+
+
+def test_limits_are_settings():
+    assert reason("[1, 2, 3]", max_channels=2) is RejectReason.TOO_MANY_CHANNELS
+    assert reason("a,b,c\n1,2,3", format=Format.CSV, max_channels=2) is RejectReason.TOO_MANY_CHANNELS
+    assert len(values(json.dumps(list(range(300))), max_channels=300)) == 300
+    assert reason('{"a": {"b": [1]}}', max_depth=2) is RejectReason.TOO_DEEP
+    assert values('{"a": {"b": [1]}}', max_depth=3) == {"a.b.0": 1.0}
+    assert values('{"a": {"b": [1]}}', max_depth=2, channels=("a.b.0",)) == {"a.b.0": 1.0}
+    assert reason(bytes(6), format=Format.RAW, max_samples=2) is RejectReason.TOO_MANY_SAMPLES
+    for columns in ((), ("a",)):
+        table = "a\n" * (not columns) + "1\n2\n3\n"
+        assert reason(table, format=Format.CSV, max_samples=2, columns=columns) is RejectReason.TOO_MANY_SAMPLES
+        assert len(decode(table, format=Format.CSV, max_samples=3, columns=columns)) == 3
+
+
+def test_lines_of_csv_end_where_csv_says():
+    quoted = decode('a,b\r\n1,"x\ny"\r2,\x0b3\n', format=Format.CSV)
+    assert [one.values for one in quoted] == [{"a": 1.0}, {"a": 2.0, "b": 3.0}]
+
+
+@pytest.mark.parametrize("one", [b"\x80", b"\xa0", b"\x00", b"\xf6"])
+@pytest.mark.parametrize(("form", "head"), [(Format.MSGPACK, b"\xdd"), (Format.CBOR, b"\x9a")])
+def test_a_binary_document_of_many_small_things_is_rejected_before_it_is_read(form, head, one):
+    payload = head + (MAX_ELEMENTS + 10).to_bytes(4, "big") + one * (MAX_ELEMENTS + 10)
+    assert reason(payload, format=form) is RejectReason.TOO_MANY_ELEMENTS

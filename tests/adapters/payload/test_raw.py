@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.adapters.payload import (
-    MAX_SAMPLES,
     ByteOrder,
     Format,
     NumberType,
@@ -50,7 +49,7 @@ def test_what_is_no_number_is_missing():
         (b"", RejectReason.MALFORMED),
         (b"hd", RejectReason.MALFORMED),
         (b"hd123", RejectReason.MALFORMED),
-        (b"hd" + bytes(2 * MAX_SAMPLES + 2), RejectReason.TOO_MANY_SAMPLES),
+        (b"hd" + bytes(2 * 16_384 + 2), RejectReason.TOO_MANY_SAMPLES),
     ],
 )
 def test_bad_blocks(payload, reason):
