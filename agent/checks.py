@@ -14,8 +14,7 @@ from agent.credentials import check_secret_file
 from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from agent.adapters.http import is_loopback
-from agent.config import Configuration
+    from agent.config import Configuration
 
 _ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
 
