@@ -30,13 +30,13 @@ from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent
 from agent.core.types import StreamPhase
 from agent.disk import Disk
 from agent.errors import ConfigurationError, Problem
+from agent.inbox import Backlog, Inbox
 from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
 from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.routing import pattern_of
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
-from agent.topic_pattern import wildcard_parts
 from agent.troubles import Trouble, Troubles
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
 OUTDATED: Final = "of another encoder, runtime or setting"
 _VERSION: Final = version("redshank")
 _LOOK_S: Final = 0.5  # between two looks of the main thread
+_TELL_S: Final = 5.0  # between two lines for systemctl status, where there is no watchdog
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
 
@@ -210,27 +211,6 @@ def connection_of(configuration: Configuration) -> tuple[object, ...]:
     return configuration.broker, configuration.commands.enabled, configuration.homeassistant
 
 
-def topics_of_pictures(configuration: Configuration) -> list[str]:
-    """Return the filters of what carries pictures."""
-    return [pattern_of(one).filter for one in configuration.streams if isinstance(one, ImageSettings)]
-
-
-class QueuedPicture:
-    """A picture that waits for the worker. When a newer one of its topic comes, its payload is let go."""
-
-    def __init__(self, message: InboundMessage) -> None:
-        self.message = message
-
-    @property
-    def qos(self) -> int:
-        """Return the message's QoS."""
-        return self.message.qos
-
-    def supersede(self) -> None:
-        """Let the picture go; the message is still to be acknowledged."""
-        self.message = msgspec.structs.replace(self.message, payload=b"", superseded=True)
-
-
 class Agent(MqttEvents):
     """The daemon: a network thread that enqueues, and one worker that does the rest."""
 
@@ -257,14 +237,12 @@ class Agent(MqttEvents):
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
-        self._queue: deque[InboundMessage | QueuedPicture | Command] = deque()
-        self._newest: dict[str, QueuedPicture] = {}  # by topic, of those in the queue
-        self._of_pictures = topics_of_pictures(configuration)
-        self._queue_lock = threading.Lock()
+        self.inbox = Inbox(configuration, self.telemetry)
+        self.backlog = Backlog(self.inbox, self.telemetry)
         self.troubles = Troubles(self.telemetry)
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
-        self._arrived = threading.Event()
+        self._arrived = self.inbox.arrived
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
         self._handed = 0
@@ -307,7 +285,14 @@ class Agent(MqttEvents):
             topic_prefix=configuration.agent.topic_prefix,
             known_subscriptions=held,
             commands=configuration.commands.enabled,
-            noticed=None if announcements is None else announcements.settings.status_topic,
+            noticed=tuple(
+                topic
+                for topic in (
+                    None if announcements is None else announcements.settings.status_topic,
+                    configuration.broker.dropped_topic,
+                )
+                if topic is not None
+            ),
             own_prefixes=() if announcements is None else (announcements.own_prefix,),
             patient=patient,
         )
@@ -315,30 +300,8 @@ class Agent(MqttEvents):
     # Called in the network thread
 
     def on_messages(self, messages: Sequence[InboundMessage]) -> None:
-        """Enqueue; when full, QoS 0 messages are dropped, oldest first, until one of QoS 1 stops that."""
-        limit = self.configuration.agent.queue_size
-        with self._queue_lock:
-            queue = self._queue
-            if self._of_pictures:
-                queue.extend(self._queued(message) for message in messages)
-            else:
-                queue.extend(messages)
-            while len(queue) > limit and not queue[0].qos:
-                queue.popleft()
-                self.telemetry.queue_dropped.inc()
-        self._arrived.set()
-
-    def _queued(self, message: InboundMessage) -> InboundMessage | QueuedPicture:
-        """Return what is put in the queue. Of pictures only the newest of each topic is kept."""
-        if all(wildcard_parts(one, message.topic) is None for one in self._of_pictures):
-            return message
-        queued = QueuedPicture(message)
-        older = self._newest.pop(message.topic, None)
-        if older is not None and not message.retained:
-            older.supersede()
-            self.telemetry.dropped()
-        self._newest[message.topic] = queued
-        return queued
+        """Enqueue; what has no room gives way."""
+        self.inbox.put(messages)
 
     def on_command(self, command: Command) -> None:
         """Enqueue, in order with the data; of one that is too large only what shows that."""
@@ -346,30 +309,29 @@ class Agent(MqttEvents):
         if len(message.payload) > MAX_COMMAND_BYTES:
             message = msgspec.structs.replace(message, payload=message.payload[: MAX_COMMAND_BYTES + 1])
             command = msgspec.structs.replace(command, message=message)
-        with self._queue_lock:
-            self._queue.append(command)
-        self._arrived.set()
+        self.inbox.put_command(command)
 
     def on_notice(self, message: InboundMessage) -> None:
-        """Announce everything again when Home Assistant starts."""
-        if message.payload == b"online" and not message.retained:
+        """Announce everything again when Home Assistant starts; heed what the broker says it has dropped."""
+        if message.topic == self.configuration.broker.dropped_topic:
+            self.backlog.told(message.payload)
+        elif message.payload == b"online" and not message.retained:
             self.publications.greet()
 
     def is_full(self) -> bool:
-        """Tell whether the queue is full of what may not be dropped: not every broker heeds receive maximum."""
-        return len(self._queue) > self.configuration.agent.queue_size
+        """Tell whether the inbox is full of what may not be dropped: not every broker heeds receive maximum."""
+        return self.inbox.full
 
     def on_connected(self, *, session_present: bool) -> None:
         """Publish retained state again: the broker may have lost it. What a kept session sends again is forgotten."""
         if session_present:
-            with self._queue_lock:
-                self._queue = deque(message for message in self._queue if not message.qos)
-                self._newest = {topic: one for topic, one in self._newest.items() if not one.qos}
+            self.inbox.forget_acknowledgeable()
         if self._ever_connected:
             self.telemetry.reconnects.inc()
         self._ever_connected = True
         self.telemetry.broker_connected.set(1)
         self._connected_since = monotonic()
+        self.backlog.connected()
         self.publications.renew()
         self._arrived.set()
 
@@ -431,7 +393,7 @@ class Agent(MqttEvents):
                 told = monotonic()
                 while not self._stopping.wait(min(watchdog_s or _LOOK_S, _LOOK_S)):
                     self.reloader.look()
-                    if monotonic() - told < (watchdog_s or _LOOK_S):
+                    if monotonic() - told < (watchdog_s or _TELL_S):
                         continue
                     told = monotonic()
                     self._look_at_worker()
@@ -543,39 +505,25 @@ class Agent(MqttEvents):
                 if self.disk.mend():
                     self._mended()
                 self._commit(self.pipeline.tick(time(), now, self._connected_since))
+                self._make_room()
                 self._send_outbox()
                 self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
                 self.troubles.note(Trouble.STATE_DIRECTORY, present=self.disk.troubled)
+                self.backlog.look(now)
                 self._gauges(now - self._saved_at)
                 self.publications.publish(now, time())
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
                 self._save(whole=False)
-            if not self._queue:
+            if not self.inbox:
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
         self._save()
         self._forget_delivered()
 
     def _take(self) -> list[list[InboundMessage] | Command]:
-        """Return what waits, in order: messages in a row together, each command by itself."""
-        with self._queue_lock:
-            queue = self._queue
-            arrived = [queue.popleft() for _ in range(min(BATCH, len(queue)))]
-            for one in arrived:
-                if isinstance(one, QueuedPicture) and self._newest.get(one.message.topic) is one:
-                    del self._newest[one.message.topic]
-        taken: list[list[InboundMessage] | Command] = []
-        for one in arrived:
-            if isinstance(one, Command):
-                taken.append(one)
-                continue
-            if isinstance(one, QueuedPicture):
-                one = one.message  # noqa: PLW2901  what it holds by now
-            if taken and isinstance(taken[-1], list):
-                taken[-1].append(one)
-            else:
-                taken.append([one])
+        """Return what waits, and count it."""
+        taken = self.inbox.take(BATCH)
         self.telemetry.messages_received.inc(sum(len(one) for one in taken if isinstance(one, list)))
         return taken
 
@@ -684,7 +632,6 @@ class Agent(MqttEvents):
         elsewhere = (old.url, old.fallback, old.client_id) != (new.url, new.fallback, new.client_id)
         held = {} if elsewhere else self._held  # nothing is known of a session elsewhere
         client = None
-        announcements = announcements_of(after, self.topics)
         try:
             if connection_of(before) != connection_of(after):
                 client = self._client(after, held, patient=True)
@@ -692,7 +639,7 @@ class Agent(MqttEvents):
             self.reloader.refuse(error)
             return
         self.configuration = after
-        self._of_pictures = topics_of_pictures(after)
+        self.inbox.configure(after)
         done = self.pipeline.reconfigure(after, prepared.encoders, time())
         self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
 
@@ -705,10 +652,7 @@ class Agent(MqttEvents):
                     self.store.set_aside(name, OUTDATED)
 
         self.disk.write(write)
-        for stream in done.removed:
-            stream.begin_anew()  # others may have what it took
-            self.telemetry.forget(stream.name)
-        self.publications.configure(after, announcements, [stream.name for stream in done.removed])
+        self._let_go(done.removed)
         self._commit(done.outcome)
         self.publications.publish(monotonic(), time())
         self.pipeline.restore = make_restore(self.store)
@@ -718,6 +662,22 @@ class Agent(MqttEvents):
             self._move(client, held)
         changes = entry_changes(before, after, self.pipeline.streams.values(), done)
         self.reloader.apply(changes, reconnects=client is not None)
+
+    def _let_go(self, removed: list[Stream]) -> None:
+        """Forget streams that are no longer watched."""
+        for stream in removed:
+            stream.begin_anew()  # others may have what it took
+            self.telemetry.forget(stream.name)
+        self.publications.configure(
+            self.configuration, announcements_of(self.configuration, self.topics), [stream.name for stream in removed]
+        )
+
+    def _make_room(self) -> None:
+        """Let streams go for which there is no memory."""
+        done = self.pipeline.make_room(time())
+        if done.removed:
+            self._let_go(done.removed)
+            self._commit(done.outcome)
 
     def _move(self, client: MqttClient, held: dict[str, int]) -> None:
         """Go on with another connection. What the old one had taken over and not delivered is sent again."""
@@ -755,7 +715,7 @@ class Agent(MqttEvents):
 
     def _gauges(self, snapshot_age_s: float) -> None:
         telemetry = self.telemetry
-        telemetry.queue_length.set(len(self._queue))
+        telemetry.queue_length.set(len(self.inbox))
         telemetry.broker_fallback.set(self.mqtt.fallen_back)
         ears = self.mqtt.ears
         for hearing in Hearing:

@@ -243,12 +243,7 @@ def _cross_check(builder: Builder) -> None:
             else:
                 _check_images(made, path, builder)
         elif isinstance(made, BrokerSettings):
-            for key, url in (("url", made.url), *((f"fallback[{i}]", url) for i, url in enumerate(made.fallback))):
-                try:
-                    endpoint(url)
-                except ConfigurationError as error:
-                    for problem in error.problems:
-                        builder.complain(f"{path}.{key}", problem.expected, problem.found, problem.remedy)
+            _check_broker(made, path, builder)
         elif isinstance(made, MetricsSettings):
             for problem in metrics_problems(made):
                 builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
@@ -298,6 +293,18 @@ def _check_commands(commands: CommandSettings, path: str, builder: Builder) -> N
     prefix = commands.reply_topic_prefix
     if prefix is not None and (not prefix.strip("/") or prefix[0] == "$" or any(one in prefix for one in "+#\0")):
         builder.complain(f"{path}.reply_topic_prefix", "the first levels of a topic", repr(prefix))
+
+
+def _check_broker(broker: BrokerSettings, path: str, builder: Builder) -> None:
+    for key, url in (("url", broker.url), *((f"fallback[{i}]", url) for i, url in enumerate(broker.fallback))):
+        try:
+            endpoint(url)
+        except ConfigurationError as error:
+            for problem in error.problems:
+                builder.complain(f"{path}.{key}", problem.expected, problem.found, problem.remedy)
+    topic = broker.dropped_topic
+    if topic is not None and (not valid_filter(topic) or any(one in topic for one in "+#")):
+        builder.complain(f"{path}.dropped_topic", "a topic without wildcards", repr(topic))
 
 
 def _check_stream(stream: StreamSettings, path: str, builder: Builder) -> None:

@@ -23,7 +23,7 @@ from agent.discovery.heard import Heard, Limits
 from agent.discovery.proposal import propose
 from agent.discovery.rendering import render
 from agent.errors import RedshankError, RefusedError
-from agent.pipeline import BASE_BYTES
+from agent.room import BASE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

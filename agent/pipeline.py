@@ -26,6 +26,7 @@ from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
 from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
+from agent.room import Room
 from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug
 from agent.stream import SensorStream, Stream, alert_row
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from agent.ports import Encoder, InboundMessage, Observer, PictureEncoder
 
 LATE_S: Final = 60.0  # data that arrives this long after its own time is a backlog
-BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
 _PENDING_ROWS: Final = 900  # the evidence of a decision looks at rows that later ones push out
 MAX_PENDING: Final = 32  # decisions made in one go
 MAX_PENDING_LANES: Final = 96  # channels in them
@@ -109,6 +109,7 @@ class Pipeline:
         nodes: Iterable[tuple[str, bytes]] = (),
     ) -> None:
         self.streams: dict[str, Stream] = {}
+        self.room = Room(self.streams)
         self._configuration = configuration
         self.encoders = encoders
         self._topics = topics
@@ -119,6 +120,7 @@ class Pipeline:
         self._nodes = SparkplugNodes(self._sees_all, agent.max_streams)
         self._nodes.restore(nodes)
         self._refused: set[str] = set()
+        self._shared = True  # the agent's budget, over the streams there are
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[SensorStream, Due, float]] = []
@@ -177,6 +179,7 @@ class Pipeline:
     def tick(self, now: float, elapsed_s: float, connected_since_s: float | None) -> Outcome:
         """Look for silent streams. `connected_since_s` is None while the broker is away: silence is not counted."""
         outcome = Outcome([], [], [])
+        self.room.turn()
         if connected_since_s is None or self.priming:
             return outcome
         for stream in self.streams.values():
@@ -208,15 +211,12 @@ class Pipeline:
                 continue
             if stream is not None:
                 stream.heard_elapsed_s, stream.heard_at = elapsed_s, now
+        self._share_budget()
 
     @property
     def streams_max(self) -> int:
         """Return how many streams there may be: `max_streams`, or as many like those there are as memory allows."""
-        agent = self._configuration.agent
-        used = sum(stream.bytes for stream in self.streams.values())
-        left = agent.memory_limit_bytes - BASE_BYTES - used
-        typical = used / len(self.streams) if self.streams else 1.0
-        return max(1, min(agent.max_streams, len(self.streams) + int(left // typical)))
+        return self.room.streams_max(self._configuration.agent)
 
     def stream_of(self, topic: str) -> Stream | None:
         """Return the stream of a concrete topic, made at its first message; None if there is none for it."""
@@ -232,6 +232,7 @@ class Pipeline:
             raise PayloadRejected(RejectReason.TOO_LARGE)
         if route.topic in self._refused:
             raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
+        self.room.settle()
         if len(self.streams) >= self.streams_max:
             if len(self._refused) < self._configuration.agent.max_streams:
                 self._refused.add(route.topic)
@@ -240,11 +241,34 @@ class Pipeline:
         if self.restore is not None:
             self.restore(stream)
         self.streams[stream.name] = stream
-        self._share_budget()
+        self.room.enter(stream)
+        self._shared = False
         return stream
+
+    def make_room(self, now: float) -> Reconfigured:
+        """Let streams go that came last and still learn, while all of them take more memory than there is.
+
+        How many channels a stream has is told by its messages, after it was let in. One stream always stays.
+        """
+        done = Reconfigured(Outcome([], [], []), {}, [])
+        agent = self._configuration.agent
+        if self.room.left(agent) >= 0:
+            return done
+        for stream in reversed(list(self.streams.values())):
+            if self.room.left(agent) >= 0 or len(self.streams) == 1:
+                break
+            if stream.learnt:
+                continue
+            self._end_kinds(stream, list(stream.alerts), Ending.REMOVED, now, done.outcome)
+            done.removed.append(self.streams.pop(stream.name))
+            self.room.leave(stream)
+            self._refused.add(stream.topic)
+            self._observer.rejected(stream.topic, RejectReason.TOO_MANY_STREAMS.value)
+        return done
 
     def _share_budget(self) -> None:
         """Spread the agent's budget evenly over the streams there are; those with a budget of their own keep it."""
+        self._shared = True
         whole = self._configuration.agent.false_alarms
         if whole is None:
             return
@@ -282,6 +306,7 @@ class Pipeline:
             for stream in self.streams.values():
                 stream.take_share(None)
         self._share_budget()
+        self.room.reset()
         return done
 
     def _renewed(self, old: Stream, settings: StreamSettings, now: float, outcome: Outcome) -> tuple[Stream, Fate]:
@@ -363,6 +388,8 @@ class Pipeline:
 
     def _flush(self, outcome: Outcome) -> None:
         """Make the decisions that are due, those of streams with equal settings at once; outcomes keep their order."""
+        if not self._shared:  # once for many new streams
+            self._share_budget()
         if not self._pending:
             return
         pending, self._pending, self._pending_lanes = self._pending, [], 0

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_S: Final = 60.0
+LOOKED_AT_ONCE: Final = 1000  # streams; of more, each is looked at every few seconds
 ANNOUNCED_AT_ONCE: Final = 50  # Home Assistant makes some ten entities of each, and `publish` is called each second
 GREETED_WITHIN_S: Final = 5.0  # a random part of it, so that not every device of a home answers at once
 
@@ -80,6 +81,8 @@ class Publications:
         self._agent: tuple[object, float] | None = None  # what the agent's state said last, and when
         self._told: dict[str, object] = {}  # all of it
         self._states: dict[str, tuple[object, float]] = {}  # of each stream, likewise
+        self._turn: list[str] = []  # streams that are yet to be looked at
+        self._learning = self._firing = 0  # of those that were
         self._heatmaps: dict[str, bytes] = {}  # to be published
         self._announcements: Announcements | None = None
         self._announced: set[str] = set()  # streams, and the agent's device
@@ -149,6 +152,7 @@ class Publications:
         if self.renewal:
             self.renewal = False
             self._agent, self._clearing = None, True
+            self._turn = []
             self._states.clear()
             self._announced.clear()
             for stream in self._streams.values():
@@ -158,9 +162,7 @@ class Publications:
             self._greeted = False
             self._announced.clear()
             self._announce_from = now + random.uniform(0.0, GREETED_WITHIN_S)  # noqa: S311  nothing secret
-        for stream in list(self._streams.values()):
-            self._publish_state(stream, now, at)
-        self._publish_agent(now)
+        self._look(now, at)
         self._publish_heatmaps()
         if self._announcements is not None and now >= self._announce_from:
             self._announce(self._announcements)
@@ -181,14 +183,27 @@ class Publications:
                 self._states[stream.name] = (key, now)
                 self._gone.discard(stream.name)
 
+    def _look(self, now: float, at: float) -> None:
+        """Publish the states that have changed without an alert; when all streams were looked at, the agent's own."""
+        if not self._turn:
+            self._turn, self._learning, self._firing = list(self._streams)[::-1], 0, 0
+        for name in reversed(self._turn[-LOOKED_AT_ONCE:]):
+            stream = self._streams.get(name)
+            if stream is not None:
+                self._publish_state(stream, now, at)
+                self._learning += stream.phase is StreamPhase.LEARNING
+                self._firing += stream.firing
+        del self._turn[-LOOKED_AT_ONCE:]
+        if not self._turn:
+            self._publish_agent(now)
+
     def _publish_agent(self, now: float) -> None:
-        streams = list(self._streams.values())
         counts: dict[str, object] = {
             "hearing": self.mqtt.ears.hearing,
             "stuck": False,
-            "streams": len(streams),
-            "learning": sum(stream.phase is StreamPhase.LEARNING for stream in streams),
-            "firing": sum(stream.firing for stream in streams),
+            "streams": len(self._streams),
+            "learning": self._learning,
+            "firing": self._firing,
             "troubles": self._troubles(),
         }
         before, said_at = self._agent or (None, 0.0)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from agent.ports import Encoder, InboundMessage
 
 SNAPSHOT_SCHEMA: Final = 6
+OBJECTS_BYTES: Final = 8_000  # about: what a stream takes beside its channels
 _SMOOTH: Final = 16  # messages that the time between two of them is the mean of, about
 
 
@@ -272,7 +273,8 @@ class SensorStream(Stream):
     @property
     def bytes(self) -> int:
         """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
-        return max(1, len(self.detector.grid.channels)) * self.bank.lane_bytes + self.detector.quarantine.bytes
+        channels = max(1, len(self.detector.grid.channels))
+        return OBJECTS_BYTES + channels * self.bank.lane_bytes + self.detector.quarantine.bytes
 
     @property
     def signature(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def message(number, qos):
 
 
 def waiting(agent):
-    return [int(one.payload) for one in agent._queue]
+    return [int(one.payload) for one in agent.inbox._queue]
 
 
 def test_a_full_queue_drops_the_oldest_of_qos_0_and_none_of_qos_1(agent):

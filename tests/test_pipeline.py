@@ -7,6 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from agent import room
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import AlertRow, Store
 from agent.adapters.telemetry import SilentObserver
@@ -195,6 +196,41 @@ def test_memory_bounds_the_number_of_streams(make):
     assert pipeline.observer.reasons.count("too_many_streams") == 400 - limit
     assert sum(stream.bytes for stream in pipeline.streams.values()) < 10_000_000
     assert make("channels: [a, b]", agent=", memory_limit: 160MB").streams_max > limit
+
+
+def test_streams_that_turn_out_too_large_while_they_learn_are_let_go_the_last_first(make):
+    pipeline = make(TIMED, agent=", memory_limit: 80MB")
+    feed(pipeline, range(300))  # has learnt, with two channels
+    wide = {f"c{number}": 1.0 for number in range(100)}
+    pipeline.process([message(0, {"c": 1.0}, topic=f"plant/{name}") for name in "bcd"])
+    pipeline.tick(BEGUN, 0.0, None)
+    assert pipeline.make_room(BEGUN).removed == []
+    pipeline.process([message(1, wide, topic=f"plant/{name}") for name in "bcd"])
+    pipeline.tick(BEGUN, 0.0, None)
+    assert [stream.name for stream in pipeline.make_room(BEGUN).removed] == ["pump/d", "pump/c"]
+    assert list(pipeline.streams) == ["pump/a", "pump/b"]
+    assert pipeline.room.used == sum(stream.bytes for stream in pipeline.streams.values()) < 10_000_000
+    pipeline.process([message(2, wide, topic="plant/d")])
+    assert pipeline.observer.reasons == ["too_many_streams"] * 3
+    alone = make(TIMED, agent=", memory_limit: 80MB")
+    for i in range(2):
+        alone.process([message(i, {f"c{number}": 1.0 for number in range(250)})])
+    alone.tick(BEGUN, 0.0, None)
+    assert alone.make_room(BEGUN).removed == []
+
+
+def test_many_streams_are_weighed_in_turns(make, monkeypatch):
+    monkeypatch.setattr(room, "WEIGHED_AT_ONCE", 2)
+    pipeline = make("channels: [a]")
+    pipeline.process([message(0, {"a": 1.0}, topic=f"plant/{name}") for name in "abcde"])
+    before = pipeline.room.used
+    for stream in pipeline.streams.values():
+        stream.detector.grid.channels.append("b")
+    used = []
+    for _ in range(4):
+        pipeline.tick(BEGUN, 0.0, None)
+        used.append((pipeline.room.used - before) / pipeline.streams["pump/a"].bank.lane_bytes)
+    assert used == [2, 4, 5, 5]
 
 
 def test_rubbish_is_counted_and_stops_nothing(make):

@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 
+from agent import publications
 from agent.adapters.mqtt import Ears, Topics
 from agent.adapters.store import AlertRow, OutboxRow, Store
 from agent.adapters.telemetry import Telemetry
@@ -120,6 +121,23 @@ def desk(make_desk):
 
 def states(desk):
     return [json.loads(payload) for _, payload in desk.client.take("pump/a/state")]
+
+
+def test_of_many_streams_some_are_looked_at_each_second(make_desk, monkeypatch):
+    monkeypatch.setattr(publications, "LOOKED_AT_ONCE", 3)
+    desk = make_desk()
+    for number in range(7):
+        desk.pipeline.stream_of(f"plant/pump/{number}")
+    said = []
+    for second in range(3):
+        desk.publish(float(second))
+        said.append([topic.split("/")[-2] for topic, _ in desk.client.take("/state")])
+    assert said == [["0", "1", "2"], ["3", "4", "5"], ["6", "pi"]]
+    desk.publish(3.0)
+    assert desk.client.take("/state") == []
+    desk.publications.renew()
+    desk.publish(4.0)
+    assert len(desk.client.take("/state")) == 3
 
 
 def test_a_state_is_published_when_it_changes_and_once_a_minute(desk):

@@ -154,6 +154,12 @@ class Telemetry:
         )
         self.echo_seconds = gauge("echo_seconds", "Time that the last echo took to the broker and back")
         self.worker_idle = gauge("worker_idle_seconds", "Time since the worker last moved, at this moment")
+        self.broker_held_back = counter(
+            "broker_held_back_seconds_total", "Time in which the broker had to keep messages back for us"
+        )
+        self.broker_dropped = counter(
+            "broker_dropped_total", "Messages that the broker says it dropped, for whichever client"
+        )
         self.broker_connected = gauge("broker_connected", "1 while the broker has accepted us")
         self.broker_fallback = gauge("broker_fallback", "1 while another broker than the first one serves us")
         self.reconnects = counter("reconnects_total", "Connections made after the first")
@@ -174,7 +180,8 @@ class Telemetry:
         ProcessCollector(registry=registry)
         self._figures = StreamFigures()
         registry.register(self._figures)
-        self._complaints: dict[tuple[str, str], float] = {}
+        self._complaints: set[tuple[str, str]] = set()  # in this minute
+        self._complained_from = -_SAME_S
 
     def totals(self) -> dict[str, int]:
         """Return the figures that the agent's state topic tells, summed over labels."""
@@ -194,14 +201,14 @@ class Telemetry:
         self._figures.streams = streams
 
     def rejected(self, topic: str, reason: str) -> None:
-        """Count a dropped payload or sample; log it at most once a minute per reason and topic."""
+        """Count a dropped payload or sample; log it once in each minute per reason and topic, if those are not many."""
         self.messages_rejected.labels(reason).inc()
         now = monotonic()
-        shown = printable(topic)
-        if now - self._complaints.get((shown, reason), -_SAME_S) >= _SAME_S:
-            if len(self._complaints) >= _MAX_COMPLAINTS:
-                self._complaints.clear()
-            self._complaints[shown, reason] = now
+        if now - self._complained_from >= _SAME_S:
+            self._complained_from = now
+            self._complaints.clear()
+        if len(self._complaints) < _MAX_COMPLAINTS and (shown := printable(topic), reason) not in self._complaints:
+            self._complaints.add((shown, reason))
             logger.warning("dropped a message on %s: %s", shown, reason)
 
     def timed_encode(self, encoder: Encoder, windows: F32) -> F32:

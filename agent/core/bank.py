@@ -39,7 +39,7 @@ from agent.core.windowing import RING_ROWS
 MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2
 RANGE_WEIGHT: Final = 2.0
-_LANE_OBJECTS_BYTES: Final = 4096  # about: what hangs on a channel beside its large arrays
+_LANE_OBJECTS_BYTES: Final = 12_000  # about: what hangs on a channel beside its large arrays, and their slack
 _RANGE_MEAN_POINTS: Final = 16
 _EMBEDDED_AGAIN: Final = 512  # windows at once, of what was learnt since the last snapshot
 _WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
@@ -107,7 +107,17 @@ class DetectorBank:
         self._low: F64 = np.zeros((0, 2))  # all-time range of the last value and of the mean of 16
         self._high: F64 = np.zeros((0, 2))
         ends = np.cumsum([view.dim for view in views])
+        self.lane_bytes = (
+            self._weight()
+        )  # memory that each channel of a stream takes, its raw values on the grid included
         self._columns = [slice(int(end) - view.dim, int(end)) for view, end in zip(views, ends, strict=True)]
+
+    def _weight(self) -> int:
+        size = self.settings.reference.size
+        entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
+        season = 0 if self._season is None else self._season.lane_bytes
+        joint = joint_bytes(size) if self.settings.mode is Mode.HOLD else 0
+        return entries + season + joint + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def detector(self, channels: tuple[str, ...] = ()) -> StreamDetector:
         """Return a detector whose decisions this bank makes."""
@@ -417,15 +427,6 @@ class DetectorBank:
         row = int(due.detector.index[channel]) * len(self.views) + view
         ago, ever = self._calibration.last_at_least(row, raw, event)
         return due.at - ago * interval, ever
-
-    @property
-    def lane_bytes(self) -> int:
-        """Return the memory that each channel of a stream takes, its raw values on the grid included."""
-        size = self.settings.reference.size
-        entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
-        season = 0 if self._season is None else self._season.lane_bytes
-        joint = joint_bytes(size) if self.settings.mode is Mode.HOLD else 0
-        return entries + season + joint + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
 
     def snapshot(self, detector: StreamDetector) -> dict[str, Any]:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""

@@ -6,13 +6,15 @@ A stream's lanes lie side by side, so most work needs only views; what is scatte
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from agent.core.types import I64
+
+LARGE_BYTES: Final = 1 << 20  # of an array: the allocator maps its pages anew instead of copying them
 
 
 class Lanes(msgspec.Struct, frozen=True):
@@ -72,12 +74,18 @@ class LaneArrays:
 
 
 def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:
-    """Return the array with room for at least `lanes` rows; doubles, so that growing costs little in all."""
+    """Return the array with room for at least `lanes` rows, what is new undefined; it grows by a share of its size.
+
+    A large one, which must have no other views, is widened where it lies: a copy would take its memory twice.
+    """
     if lanes <= len(array):
         return array
-    larger = np.empty((max(lanes, 2 * len(array)), *array.shape[1:]), array.dtype)
-    larger[: len(array)] = array
-    return larger
+    if array.nbytes < LARGE_BYTES or array.ndim == 1:  # one number for each lane: other threads look at such
+        larger = np.empty((max(lanes, 2 * len(array)), *array.shape[1:]), array.dtype)
+        larger[: len(array)] = array
+        return larger
+    array.resize((max(lanes, len(array) + len(array) // 8), *array.shape[1:]), refcheck=False)
+    return array
 
 
 def kept(array: npt.NDArray[Any], lane: int, order: I64) -> None:

@@ -105,21 +105,29 @@ class Daemon:
             found[family] = found.get(family, 0.0) + float(value)
         return found
 
-    def ready(self) -> None:
-        def answers() -> bool:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as answer:
-                    return answer.status == 200
-            except OSError:
-                return False
+    def answers(self, path: str) -> bool:
+        """Tell whether this page is there."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=1) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
 
-        wait_until(answers, 30)
+    def ready(self) -> None:
+        wait_until(lambda: self.answers("/readyz"), 30)
 
     def memory(self) -> float:
         """Return resident memory in MiB."""
+        return self._status("VmRSS") / 1024
+
+    def peak_memory(self) -> float:
+        """Return the largest resident memory so far in MB."""
+        return self._status("VmHWM") * 1024 / 1e6
+
+    def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.popen.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
+            if line.startswith(name):
+                return int(line.split()[1])
         raise AssertionError
 
     def cpu_s(self) -> float:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -66,6 +68,20 @@ def test_room_is_doubled_only_when_it_is_needed():
     assert len(grown(first, 5)) == 8
     assert len(grown(first, 20)) == 20
     assert grown(first, 5)[:4].tolist() == [0, 1, 2, 3]
+
+
+def test_a_large_array_grows_where_it_lies_and_by_little():
+    array = grown(np.empty((0, 1000), np.float32), 1000)
+    array[:] = np.arange(1000)[:, None]
+    tracemalloc.start()
+    wider = grown(array, 1001)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert wider.shape == (1125, 1000)
+    assert peak < 1.2 * 4_000_000  # a copy beside it would be 8 MB and more
+    assert wider[:1000, 7].tolist() == list(range(1000))
+    counts = grown(np.zeros(1 << 17), (1 << 17) + 1)  # one number for each lane: others may be reading it
+    assert counts.shape == (1 << 18,)
 
 
 def test_quantizing_is_exact_for_the_networks_own_output():

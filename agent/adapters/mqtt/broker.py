@@ -56,6 +56,7 @@ class BrokerSettings(Settings, frozen=True):
     `fallback` are brokers that are tried, in this order, while that at `url` is away.
 
     `receive_maximum` is how many QoS 1 messages the broker may send before we acknowledge one (MQTT 5 only).
+    On `dropped_topic` the broker counts what it has dropped for any of its clients.
     A publication of more than `max_message_size` is dropped, and acknowledged so that it does not return. Each `echo_s`
     the broker is to send us something of our own; 0: never.
     """
@@ -77,6 +78,7 @@ class BrokerSettings(Settings, frozen=True):
     key_file: str | None = None
     receive_maximum: int = 1000
     max_message_size: Size = 16 * 1024 * 1024
+    dropped_topic: str | None = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ class MqttClient:
 
     `subscriptions` are pairs of filter and QoS (0 or 1). `known_subscriptions` (filter to QoS) is what
     `MqttEvents.on_subscriptions` was last told, even by an earlier process. `commands` subscribes to the
-    agent's command topic as well, `noticed` to a topic that is not of the data either: see `MqttEvents.on_notice`.
+    agent's command topic as well, `noticed` to topics that are not of the data either: see `MqttEvents.on_notice`.
     What comes on a topic that begins with one of `own_prefixes` is ignored, as are the agent's own topics.
     `patient`: a refusal of our identity is not final, not even the first one. `silent`: only listens; it has no will,
     publishes neither `online` nor `offline`, refuses to publish, and the broker keeps no session for it. `ears` tells
@@ -60,7 +60,7 @@ class MqttClient:
         topic_prefix: str = "redshank",
         known_subscriptions: Mapping[str, int] | None = None,
         commands: bool = False,
-        noticed: str | None = None,
+        noticed: tuple[str, ...] = (),
         own_prefixes: tuple[str, ...] = (),
         patient: bool = False,
         silent: bool = False,
@@ -175,8 +175,7 @@ class MqttClient:
 
     def _wanted(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
         wanted: dict[str, int] = {self._command: 1} if self._command else {}
-        if self._noticed is not None:
-            wanted[self._noticed] = 0
+        wanted |= dict.fromkeys(self._noticed, 0)
         if self._echo is not None:
             wanted[self._echo] = 1
         for name, qos in subscriptions:

@@ -75,7 +75,7 @@ class Connector:
         client_id: str,
         topics: Topics,
         command: str | None,
-        noticed: str | None,
+        noticed: tuple[str, ...],
         ears: Ears,
         own_prefixes: tuple[str, ...],
         ledger: SubscriptionLedger,
@@ -96,7 +96,7 @@ class Connector:
         self._topics = topics
         self._command, self._noticed = command, noticed
         self._echo = Echo(topics.echo, ears, self._send_echo)
-        self._heeded = frozenset({topics.echo} | ({noticed} if noticed is not None else set()))
+        self._heeded = frozenset({topics.echo, *noticed})
         self._own_roots = (topics.root, *own_prefixes)
         self._ledger = ledger
         self._orders = orders

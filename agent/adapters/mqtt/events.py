@@ -46,7 +46,7 @@ class MqttEvents:
         """Take a command; only if commands are enabled. Its message waits for `acknowledge` too."""
 
     def on_notice(self, message: InboundMessage) -> None:
-        """Take a message on the topic that is noticed beside the data. It is not waited for."""
+        """Take a message on a topic that is noticed beside the data. It is not waited for."""
 
     def on_connected(self, *, session_present: bool) -> None:
         """Note that the broker has accepted us; the birth is on its way. Publish retained state again now."""

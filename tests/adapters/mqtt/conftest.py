@@ -23,7 +23,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
 
     def make(
         url: str, *subscriptions: str, qos: int = 1, ready: bool = True, known: dict[str, int] | None = None,
-        listener: Listener | None = None, commands: bool = False, noticed: str | None = None,
+        listener: Listener | None = None, commands: bool = False, noticed: tuple[str, ...] = (),
         own_prefixes: tuple[str, ...] = (), silent: bool = False, **settings: object,
     ) -> tuple[MqttClient, Listener]:  # fmt: skip
         listener = listener or Listener()
@@ -43,7 +43,7 @@ def make_client() -> Iterator[Callable[..., tuple[MqttClient, Listener]]]:
         if ready:
             wait_until(lambda: client.connected)
             wanted = set(subscriptions) | ({client.topics.command} if commands else set())
-            wanted |= {noticed} if noticed is not None else set()
+            wanted |= set(noticed)
             wanted |= {client.topics.echo} if settings.get("echo_s") else set()
             if wanted and set(known or {}) != wanted:
                 wait_until(lambda: listener.subscriptions and set(listener.subscriptions[-1]) == wanted)

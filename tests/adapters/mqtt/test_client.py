@@ -281,7 +281,7 @@ def test_notices_come_beside_the_data_and_what_we_announced_not_at_all(mosquitto
     peer = make_peer(mosquitto)
     peer.publish("home/status", b"online", retain=True)
     _, listener = make_client(
-        mosquitto.url, "#", noticed="home/status", own_prefixes=("home/device/redshank_pi",), protocol=protocol,
+        mosquitto.url, "#", noticed=("home/status",), own_prefixes=("home/device/redshank_pi",), protocol=protocol,
         receive_maximum=5,
     )  # fmt: skip
     wait_until(lambda: listener.notices)
