@@ -116,8 +116,8 @@ class PictureStream(Stream):
             if kind is not ignored and all(fault in one for one in found)
         }
 
-    def prepare(self, frames: list[Frame]) -> F32:
-        """Return what is to be encoded, float32 [tiles, height, width, 3]."""
+    def prepare(self, frames: list[Frame]) -> U8:
+        """Return what is to be encoded, uint8 [tiles, height, width, 3]."""
         return np.stack([detector.prepare(frame) for detector, frame in zip(self.detectors, frames, strict=True)])
 
     def look(self, frames: list[Frame], outputs: list[F32]) -> Looked | None:

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.core.alerting import AlertTransition, Severity
 from agent.core.budget import BudgetControl
-from agent.core.types import F32, Assessment, StreamPhase
+from agent.core.types import F32, U8, Assessment, StreamPhase
 
 
 class InboundMessage(msgspec.Struct, frozen=True, gc=False):
@@ -73,7 +73,7 @@ class Encoder(Protocol):
 class PictureEncoder(Protocol):
     """A loaded encoder bundle of pictures; `shape` is (height, width, 3), `output_shapes` (rows, columns, dim) each.
 
-    `run` maps float32 [n, *shape], RGB from 0 to 255, to float32 [n, *output shape], one for each output.
+    `run` maps uint8 [n, *shape], RGB from 0 to 255, to float32 [n, *output shape], one for each output.
     """
 
     name: str
@@ -82,7 +82,7 @@ class PictureEncoder(Protocol):
     shape: tuple[int, ...]
     output_shapes: list[tuple[int, ...]]
 
-    def run(self, inputs: F32) -> list[F32]:
+    def run(self, inputs: U8) -> list[F32]:
         """Return the outputs, in the manifest's order; any n >= 0."""
         ...
 
@@ -132,7 +132,7 @@ class Observer(Protocol):
         """Call the encoder and measure how long it takes."""
         ...
 
-    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+    def timed_run(self, encoder: PictureEncoder, pictures: U8) -> list[F32]:
         """Call an encoder of pictures and measure how long it takes."""
         ...
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics import MetricWrapperBase
 
     from agent.core.alerting import AlertTransition
-    from agent.core.types import F32, Assessment
+    from agent.core.types import F32, U8, Assessment
     from agent.ports import Encoder, PictureEncoder, Scored, Watched
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ class Telemetry:
         self.encode_seconds.observe(perf_counter() - begun)
         return embedded
 
-    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+    def timed_run(self, encoder: PictureEncoder, pictures: U8) -> list[F32]:
         """Call an encoder of pictures and measure how long it takes."""
         begun = perf_counter()
         outputs = encoder.run(pictures)
@@ -281,7 +281,7 @@ class SilentObserver:
         """Call the encoder."""
         return encoder.encode(windows)
 
-    def timed_run(self, encoder: PictureEncoder, pictures: F32) -> list[F32]:
+    def timed_run(self, encoder: PictureEncoder, pictures: U8) -> list[F32]:
         """Call the encoder."""
         return encoder.run(pictures)
 

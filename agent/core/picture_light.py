@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.types import F32, F64, U8, Bools
+from agent.core.types import F64, U8, Bools
 
 MOST_GAIN: Final = 4.0
 _LEAST_DEVIATION: Final = 1.0  # gray levels
@@ -30,10 +30,10 @@ class Light:
         """Return mean and deviation of each channel, gray levels, float64 [2, 3], of uint8 [height, width, 3]."""
         few = pixels[::_EVERY, ::_EVERY]
         rows = few.reshape(-1, few.shape[-1]) if self._kept is None else few[self._kept]
-        wide = rows.astype(np.float64)
-        mean = np.full(len(wide), 1.0 / len(wide)) @ wide  # products are several times faster than reductions over rows
-        squares = np.diagonal(wide.T @ wide) / len(wide)
-        return np.stack([mean, np.sqrt(np.maximum(squares - mean**2, 0.0))])
+        planes = rows.T.astype(np.float32, order="C")  # several times faster than a channel's pixels three apart
+        mean = planes.mean(axis=1, dtype=np.float64)
+        planes -= mean[:, None].astype(np.float32)
+        return np.stack([mean, np.sqrt(np.einsum("cn,cn->c", planes, planes) / planes.shape[1])])
 
     def learn(self, pixels: U8) -> None:
         """Take one of the first pictures."""
@@ -44,17 +44,17 @@ class Light:
         """Take what was seen as what is usual from now on. At least one picture must have been learnt."""
         self.usual = self._total / self._count
 
-    def prepare(self, pixels: U8) -> F32:
-        """Return a picture as it is to be encoded, float32 [height, width, 3] in 0..255."""
+    def prepare(self, pixels: U8) -> U8:
+        """Return a picture as it is to be encoded, uint8 [height, width, 3]."""
         found = self.measure(pixels)
         usual = (self._total + found) / (self._count + 1) if self.usual is None else self.usual
         gain = np.minimum(usual[1] / np.maximum(found[1], _LEAST_DEVIATION), MOST_GAIN).astype(np.float32)
         lift = (usual[0] - found[0] * gain).astype(np.float32)
         height, width, channels = pixels.shape
-        made = pixels.reshape(height, width * channels).astype(np.float32)  # rows: one channel is too short to be fast
-        made *= np.tile(gain, width)
-        made += np.tile(lift, width)
-        return np.clip(made, 0.0, 255.0, out=made).reshape(pixels.shape)
+        made = pixels.reshape(height, width * channels) * np.tile(gain, width)  # rows: a channel is too short to be fast
+        made += np.tile(lift + np.float32(0.5), width)
+        levels = made.astype(np.int16)  # clipping whole numbers takes a third of the time
+        return np.clip(levels, 0, 255, out=levels).astype(np.uint8).reshape(pixels.shape)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what was learnt."""

@@ -15,6 +15,7 @@ from agent.core.types import F32, F64
 
 MIN_PICTURES: Final = 100  # fewer have no covariance worth the name
 STEP_ROWS: Final = 125
+_BLOCKS: Final = 8  # in which a covariance is inverted
 _LEAST_SPREAD: Final = 1e-3  # of the mean spread
 
 
@@ -65,14 +66,13 @@ class GaussianBuild:
         self._mean: F64 = np.zeros(0)
         self._spread: F64 = np.zeros(0)
         self._products: F64 = np.zeros((0, 0))
-        self._inverse: F64 = np.zeros((0, 0))  # of the covariance's first half
         self._fourth, self._shrinkage = 0.0, 0.0
         self._left_out: F64 = np.zeros(len(rows))
 
     @staticmethod
     def steps_for(count: int) -> int:
         """Return how many steps a fit of so many rows takes."""
-        return 3 + 2 * -(-count // STEP_ROWS)
+        return 2 + _BLOCKS + 2 * -(-count // STEP_ROWS)
 
     def step(self) -> tuple[Gaussian, F64] | None:
         """Do the next step; with the last one return the fit and its rows' left-out squared distances, float64 [n]."""
@@ -84,11 +84,12 @@ class GaussianBuild:
             self._add(self._part(place - 1))
         elif place == parts + 1:
             self._shrink()
-        elif place == parts + 2:
-            self.fit = self._invert()
+        elif place <= parts + 1 + _BLOCKS:
+            self._invert(place - parts - 2)
         else:
-            assert self.fit is not None
-            part = self._part(place - parts - 3)
+            if self.fit is None:
+                self.fit = self._done()
+            part = self._part(place - parts - 2 - _BLOCKS)
             self._left_out[part] = self.fit.left_out(self.fit.distances(self.rows[part]))
             if part.stop >= len(self.rows):
                 return self.fit, self._left_out
@@ -119,29 +120,34 @@ class GaussianBuild:
         self._fourth += float(np.square(np.square(away).sum(axis=1)).sum())
 
     def _shrink(self) -> None:
-        """Turn the sums into a shrunk covariance, and invert its first half."""
+        """Turn the sums into a shrunk covariance."""
         count, dim = self.rows.shape
-        covariance = self._products / count
+        covariance = self._products
+        covariance /= count
         self._shrinkage, level = shrink(covariance, self._fourth / count, count)
         covariance *= 1.0 - self._shrinkage
         covariance[np.diag_indices(dim)] += self._shrinkage * level
-        half = dim // 2
-        self._products, self._inverse = covariance, np.linalg.inv(covariance[:half, :half])
 
-    def _invert(self) -> Gaussian:
-        """Invert the other half, and put them together: by blocks, a third of the work at once."""
-        covariance, first = self._products, self._inverse
-        half = len(first)
-        across = first @ covariance[:half, half:]
-        last = np.linalg.inv(covariance[half:, half:] - covariance[half:, :half] @ across)
-        side = -across @ last
-        precision = np.block([[first - side @ across.T, side], [side.T, last]])
+    def _invert(self, block: int) -> None:
+        """Do one block of columns of the inversion in place, as Gauss and Jordan do it; after the last it is done.
+
+        No block needs to be exchanged for another: the covariance is positive definite.
+        """
+        dim = len(self._products)
+        part = slice(block * dim // _BLOCKS, (block + 1) * dim // _BLOCKS)
+        made = self._products
+        pivot = np.linalg.inv(made[part, part])
+        row, column = pivot @ made[part], made[:, part].copy()
+        made -= column @ row
+        made[part], made[:, part], made[part, part] = row, -column @ pivot, pivot
+
+    def _done(self) -> Gaussian:
         return Gaussian(
             len(self.rows),
             self._shrinkage,
             self._mean.astype(np.float32),
             self._spread.astype(np.float32),
-            precision.astype(np.float32),
+            self._products.astype(np.float32),
         )
 
 

@@ -160,18 +160,26 @@ def exponential_tail(past: F64) -> tuple[float, float]:
     without a defect 1.2 to 1.6 times as many alarm as 1 % promises. To make up for it cost a seventh of the recall
     where 3 % are defects, since half of these get in.
     """
-    low, threshold = np.quantile(past, FIRST_TAIL)
+    low, threshold = (_quantile(past, share) for share in FIRST_TAIL)
     scale = max(float(threshold - low) / float(np.log((1.0 - FIRST_TAIL[0]) / (1.0 - FIRST_TAIL[1]))), MIN_SCALE)
     kept = 0
+    total = np.concatenate([[0.0], np.cumsum(past)])
     for _ in range(TAIL_TURNS):
         beyond = threshold + scale * _CUT
         before, kept = kept, max(int(np.searchsorted(past, beyond)), round((1.0 - MOST_ODD) * len(past)))
         if kept == before:
             break
         above = max(1, round(TAIL_SHARE * kept))
-        threshold = past[kept - above - 1]
-        scale = max(float((past[kept - above : kept] - threshold).mean()), MIN_SCALE)
-    return float(threshold), scale
+        threshold = float(past[kept - above - 1])
+        scale = max(float(total[kept] - total[kept - above]) / above - threshold, MIN_SCALE)
+    return threshold, scale
+
+
+def _quantile(past: F64, share: float) -> float:
+    """Return the quantile of what is ascending, between its neighbours: a tenth of numpy's time."""
+    place = share * (len(past) - 1)
+    low = int(place)
+    return float(past[low] + (place - low) * (past[min(low + 1, len(past) - 1)] - past[low]))
 
 
 def _moments(scores: F32) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from agent.core.picture_patches import Moments, PatchBank, Whitening, first_radi
 from agent.core.types import F32, I64
 
 WHITENED_AT: Final = 0.6  # of the warm-up
-PICTURES_A_STEP: Final = 8  # learnt or scored; five are needed to be done with the last picture
+PICTURES_A_STEP: Final = 6  # learnt or scored; five are needed to be done with the last picture
 _RADIUS_PICTURES: Final = 32
 
 F16 = npt.NDArray[np.float16]
@@ -50,14 +50,15 @@ class PictureWarmUp:
         """
         self._pictures.append(np.clip(patches, -6e4, 6e4).astype(np.float16))
         self._times.append(at)
-        if self.whitening is not None:
-            self._work(PICTURES_A_STEP if self.count < self.wanted else 2 * self.wanted)
-        else:
+        if self.whitening is None:
             self._moments.add(self._pictures[-1].astype(np.float32))
             if self.count >= WHITENED_AT * self.wanted:
                 self.whitening = Whitening.of(self._moments)
+        else:
+            if self._learnt == 0:
                 step = -(-self.count // _RADIUS_PICTURES)
                 self.bank.log_radius = first_radius([self._white(place) for place in range(0, self.count, step)])
+            self._work(PICTURES_A_STEP if self.count < self.wanted else 2 * self.wanted)
         return np.array(self._scores, np.float32) if self.count == self.wanted else None
 
     def _white(self, place: int) -> F32:

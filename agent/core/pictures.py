@@ -20,7 +20,7 @@ from agent.core.picture_quarantine import PictureQuarantine
 from agent.core.picture_reference import ESCAPE_FRAMES, REFUSE_P, Picture, PictureGate
 from agent.core.picture_settings import PictureAssessment, PictureDetectorSettings
 from agent.core.picture_warmup import PictureWarmUp
-from agent.core.types import F32, I64, Bools, Frame, StreamPhase
+from agent.core.types import F32, I64, U8, Bools, Frame, StreamPhase
 
 EXAMPLES_EACH: Final = 8  # patches kept for each picture of the reference, on average
 MOST_TURNED_AWAY: Final = 12  # pictures; one of them takes a millisecond to learn
@@ -79,8 +79,8 @@ class PictureDetector:
         warm_up = 0 if self._warm_up is None else self._warm_up.bytes
         return self.memory.bytes + warm_up + self.quarantine.bytes
 
-    def prepare(self, frame: Frame) -> F32:
-        """Return a picture as it is to be encoded, float32 [height, width, 3] in 0..255."""
+    def prepare(self, frame: Frame) -> U8:
+        """Return a picture as it is to be encoded, uint8 [height, width, 3]."""
         return self.light.prepare(frame.pixels)
 
     def push(self, frame: Frame, outputs: list[F32]) -> PictureAssessment | None:

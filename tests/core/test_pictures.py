@@ -125,7 +125,7 @@ def test_light_is_prepared_as_it_was_learnt():
     assert np.allclose(detector.prepare(frame(0)), PIXELS, atol=0.01)
     feed(detector, rng, 120)
     darker = (PIXELS * 0.5).astype(np.uint8)
-    assert np.abs(detector.prepare(frame(0, darker)) - PIXELS).max() < 3
+    assert np.abs(detector.prepare(frame(0, darker)).astype(float) - PIXELS).max() < 3
 
 
 def alert(detector, rng, first=600):

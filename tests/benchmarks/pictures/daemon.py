@@ -92,7 +92,7 @@ streams: [{{name: cam, topic: cam/+, kind: image, score_topic: always}}]
 
 def bare(model: TfliteModel, count: int) -> list[float]:
     """Return how long invocations of the interpreter take, s."""
-    picture = np.zeros((1, *model.shape), np.float32)
+    picture = np.zeros((1, *model.shape), np.uint8)
     took = []
     for _ in range(count):
         begun = time.perf_counter()

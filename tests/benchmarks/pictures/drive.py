@@ -40,7 +40,7 @@ class Driver:
         """Return the encoder's maps of a picture."""
         return self.run(self.detector.prepare(Frame(self._at, pixels)))
 
-    def run(self, prepared: F32) -> list[F32]:
+    def run(self, prepared: U8) -> list[F32]:
         """Return the encoder's maps of a picture whose light is left as it is."""
         return [one[0] for one in self.model.run(prepared[None])]
 

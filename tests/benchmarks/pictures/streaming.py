@@ -74,7 +74,7 @@ def stream(
         pixels = augmented(scene.pictures[place], rng, flips=scene.masks is not None)
         if day is not None and rows:
             pixels = lit(pixels, len(rows) % day / day)
-        found = driver.push(pixels, None if light else driver.run(pixels.astype(np.float32)))
+        found = driver.push(pixels, None if light else driver.run(pixels))
         if found is not None:
             rows.append((found.score, odd, len(rows) >= LATE, *(one.follow(found, odd=odd) for one in alerts)))
         step()
