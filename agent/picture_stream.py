@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.core.picture_settings import PictureAssessment
     from agent.ports import PictureEncoder
 
-PICTURE_SCHEMA: Final = 1
+PICTURE_SCHEMA: Final = 2
 FAULTS: Final = {
     PictureFault.BLACK: AlertKind.BLACK,
     PictureFault.WHITE: AlertKind.WHITE,

@@ -51,7 +51,7 @@ class Light:
         gain = np.minimum(usual[1] / np.maximum(found[1], _LEAST_DEVIATION), MOST_GAIN).astype(np.float32)
         lift = (usual[0] - found[0] * gain).astype(np.float32)
         height, width, channels = pixels.shape
-        made = pixels.reshape(height, width * channels) * np.tile(gain, width)  # rows: a channel is too short to be fast
+        made = pixels.reshape(height, width * channels) * np.tile(gain, width)  # rows are long enough to be fast
         made += np.tile(lift + np.float32(0.5), width)
         levels = made.astype(np.int16)  # clipping whole numbers takes a third of the time
         return np.clip(levels, 0, 255, out=levels).astype(np.uint8).reshape(pixels.shape)

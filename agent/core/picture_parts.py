@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from agent.core.picture_pool import Gaussian
+from agent.core.picture_pool import Gaussian, mixtures, sides_of
 from agent.core.types import F32, F64, I64, Bools
 
 SMOOTHED: Final = 1.5  # cells of the finest grid, standard deviation
@@ -18,13 +18,19 @@ class Layout:
     """The grids of an encoder's maps, and which of their cells count.
 
     `shapes` are (rows, columns, dim) each; `ignored` bool [height, width] marks pixels that do not count. `visible`
-    bool is where in the finest grid every map has a cell that counts. Raises ValueError where nothing is left.
+    bool is where in the finest grid every map has a cell that counts; `sides` are for `pooled`, of the finest map.
+    Raises ValueError where nothing is left.
     """
 
     def __init__(self, shapes: list[tuple[int, ...]], ignored: Bools | None = None) -> None:
         self.grids = [(shape[0], shape[1]) for shape in shapes]
         self.finest = max(self.grids)
         self.kept = [kept_cells(ignored, grid) for grid in self.grids]
+        fine = self.grids.index(self.finest)
+        self.sides = [
+            sides_of(kept, grid)[: 3 if place == fine else 0]
+            for place, (kept, grid) in enumerate(zip(self.kept, self.grids, strict=True))
+        ]
         self.visible: Bools = np.ones(self.finest, np.bool_)
         for kept, grid in zip(self.kept, self.grids, strict=True):
             self.visible &= self._finest(np.ones(len(kept)), kept, grid) > 0
@@ -74,21 +80,26 @@ def shared(distances: F32) -> F32:
     return above / total if total > 0 else np.full(len(distances), 1.0 / len(distances), np.float32)
 
 
-def contributions(fit: Gaussian, features: F32, maps: list[F32]) -> list[F64]:
+def contributions(fit: Gaussian, features: F32, maps: list[F32], sides: list[F32]) -> list[F64]:
     """Return what each cell of each map, float32 [cells, dim], adds to the squared distance, float64 [cells] each.
 
-    The distance is linear in the picture's deviation once one side of the quadratic form is held, and mean and
-    deviation over space are sums over cells: in sum these are the squared distance of `features`, float32 [all].
+    The distance is linear in the picture's deviation once one side of the quadratic form is held, and all that is
+    pooled are sums over cells: in sum these are the squared distance of `features`, float32 [all].
     """
     weights = ((fit.precision @ fit.deviations(features)) / fit.spread).astype(np.float64)
     made, first = [], 0
-    for one in maps:
-        cells, dim = one.shape
+    for one, side in zip(maps, sides, strict=True):
+        (cells, dim), mixed = one.shape, mixtures(one.shape[1])
+        last = first + 2 * dim + len(side) * mixed.shape[1]
         middle, wide = slice(first, first + dim), slice(first + dim, first + 2 * dim)
-        first += 2 * dim
-        away = np.square(one - features[middle]) / np.maximum(features[wide], 1e-6)
+        apart = slice(first + 2 * dim, last)
+        first = last
+        beside = one - features[middle]
+        away = np.square(beside) / np.maximum(features[wide], 1e-6)
         by_mean = (one - fit.mean[middle]) @ weights[middle]
-        made.append((by_mean + (away - fit.mean[wide]) @ weights[wide]) / cells)
+        by_side = (side.T @ weights[apart].reshape(len(side), mixed.shape[1]) * (beside @ mixed)).sum(axis=1)
+        usual = float(fit.mean[apart] @ weights[apart])
+        made.append((by_mean + (away - fit.mean[wide]) @ weights[wide] - usual) / cells + by_side)
     return made
 
 

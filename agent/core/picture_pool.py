@@ -1,4 +1,4 @@
-"""What whole pictures look like: mean and deviation over space of every channel, as one Gaussian.
+"""What whole pictures look like: each channel's mean and deviation over space, and how halves differ, as one Gaussian.
 
 The covariance is shrunk (Ledoit and Wolf 2004), so that it can be inverted with fewer pictures than numbers. A new fit
 is made in steps of bounded work, while the old one goes on.
@@ -6,22 +6,62 @@ is made in steps of bounded work, while the old one goes on.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from agent.core.types import F32, F64
+from agent.core.types import F32, F64, I64
 
 MIN_PICTURES: Final = 100  # fewer have no covariance worth the name
+MIXTURES: Final = 32  # of channels
 STEP_ROWS: Final = 125
-_BLOCKS: Final = 8  # in which a covariance is inverted
+_BLOCKS: Final = 10  # in which a covariance is inverted
 _LEAST_SPREAD: Final = 1e-3  # of the mean spread
 
 
-def pooled(maps: list[F32]) -> F32:
-    """Return mean and deviation over the patches of each map, float32 [2 x all dims], of float32 [patches, dim]."""
-    return np.concatenate([part for one in maps for part in (one.mean(axis=0), one.std(axis=0))]).astype(np.float32)
+def pooled(maps: list[F32], sides: list[F32]) -> F32:
+    """Return what is kept of a picture's maps, float32 [cells, dim] each: float32 [all], map by map.
+
+    Mean and deviation of each channel, then for each of a map's `sides`, float32 [n, cells], by how much mixtures of
+    channels differ from the one side to the other.
+    """
+    made = []
+    for one, side in zip(maps, sides, strict=True):
+        made += [one.mean(axis=0), one.std(axis=0), (side @ one @ mixtures(one.shape[1])).reshape(-1)]
+    return np.concatenate(made).astype(np.float32)
+
+
+def pooled_size(dims: list[int], sides: list[F32]) -> int:
+    """Return how many numbers `pooled` gives for maps of so many channels."""
+    return sum(2 * dim + len(side) * mixtures(dim).shape[1] for dim, side in zip(dims, sides, strict=True))
+
+
+@lru_cache
+def mixtures(dim: int) -> F32:
+    """Return sums and differences of so many channels, at most MIXTURES, float32 [dim, mixtures]; always the same.
+
+    By chance: distances among mixtures are nearly those among all channels (Johnson and Lindenstrauss 1984).
+    """
+    drawn = np.random.RandomState(0).randint(2, size=(dim, min(dim, MIXTURES)))  # its numbers are frozen for ever
+    return np.asarray((2.0 * drawn - 1.0) / np.sqrt(dim), np.float32)
+
+
+def sides_of(kept: I64, grid: tuple[int, int]) -> F32:
+    """Return what compares a map's sides, float32 [3, cells]: left with right, top with bottom, and crosswise.
+
+    Each is the difference of two means over the `kept` cells; 0 where one side has none.
+    """
+    rows, columns = grid
+    row, column = np.divmod(kept, columns)
+    down, right = np.sign(2 * row + 1 - rows), np.sign(2 * column + 1 - columns)
+    made = np.zeros((3, len(kept)), np.float32)
+    for one, sign in zip(made, (right, down, right * down), strict=True):
+        counts = np.count_nonzero(sign > 0), np.count_nonzero(sign < 0)
+        if min(counts) > 0:
+            one[sign > 0], one[sign < 0] = 1.0 / counts[0], -1.0 / counts[1]
+    return made
 
 
 class Gaussian(msgspec.Struct, frozen=True):
@@ -105,6 +145,10 @@ class GaussianBuild:
     def _part(index: int) -> slice:
         return slice(index * STEP_ROWS, (index + 1) * STEP_ROWS)
 
+    def _strips(self) -> list[slice]:
+        """Return the rows of the covariance in parts: at once it would be there twice for a moment."""
+        return [self._part(index) for index in range(-(-len(self._products) // STEP_ROWS))]
+
     def _begin(self) -> None:
         self._mean = self.rows.mean(axis=0, dtype=np.float64)
         total = np.zeros(len(self._mean))
@@ -116,7 +160,8 @@ class GaussianBuild:
 
     def _add(self, part: slice) -> None:
         away = (self.rows[part] - self._mean) / self._spread
-        self._products += away.T @ away
+        for strip in self._strips():
+            self._products[strip] += away[:, strip].T @ away
         self._fourth += float(np.square(np.square(away).sum(axis=1)).sum())
 
     def _shrink(self) -> None:
@@ -138,7 +183,8 @@ class GaussianBuild:
         made = self._products
         pivot = np.linalg.inv(made[part, part])
         row, column = pivot @ made[part], made[:, part].copy()
-        made -= column @ row
+        for strip in self._strips():
+            made[strip] -= column[strip] @ row
         made[part], made[:, part], made[part, part] = row, -column @ pivot, pivot
 
     def _done(self) -> Gaussian:

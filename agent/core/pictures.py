@@ -15,7 +15,7 @@ from agent.core.picture_light import Light
 from agent.core.picture_memory import PictureMemory
 from agent.core.picture_parts import Layout, contributions, heat_of, shared
 from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
-from agent.core.picture_pool import pooled
+from agent.core.picture_pool import pooled, pooled_size
 from agent.core.picture_quarantine import PictureQuarantine
 from agent.core.picture_reference import ESCAPE_FRAMES, REFUSE_P, Picture, PictureGate
 from agent.core.picture_settings import PictureAssessment, PictureDetectorSettings
@@ -48,7 +48,8 @@ class PictureDetector:
         near = neighbourhood(*self.grid) if settings.position is Position.SAME else None
         inflow = min(0.5, EXAMPLES_EACH / len(cells))
         bank = PatchBank(EXAMPLES_EACH * reference.size, min(DIM, shapes[-1][2]), inflow, near)
-        self.memory = PictureMemory(bank, cells, reference.size, 2 * sum(shape[2] for shape in shapes))
+        dim = pooled_size([shape[2] for shape in shapes], self.layout.sides)
+        self.memory = PictureMemory(bank, cells, reference.size, dim)
         self._gate = PictureGate(settings.mode, settings.adapt_after_s)
         self._warm_up: PictureWarmUp | None = PictureWarmUp(
             min(reference.warm_up, reference.size), shapes[-1][2], cells, bank
@@ -90,7 +91,7 @@ class PictureDetector:
         """
         number, self._number = self._number, self._number + 1
         maps = self.layout.maps(outputs)
-        features = pooled(maps)
+        features = pooled(maps, self.layout.sides)
         if self._warm_up is not None:
             self._learn_first(self._warm_up, frame, number, features, maps[-1])
             return None
@@ -179,7 +180,7 @@ class PictureDetector:
 
     def nearest(self, outputs: list[F32], neighbours: int = 3) -> list[tuple[float, float]]:
         """Return (time, distance) of the reference pictures nearest as a whole, nearest first, in units of spread."""
-        return self.memory.nearest(pooled(self.layout.maps(outputs)), neighbours)
+        return self.memory.nearest(pooled(self.layout.maps(outputs), self.layout.sides), neighbours)
 
     def heat(self, outputs: list[F32]) -> F32:
         """Return where a picture is strange, float32 [rows, columns] of the finest grid, in 0..1. Not while learning.
@@ -193,7 +194,8 @@ class PictureDetector:
         evidence = PATCH_WEIGHT * self.layout.spread(np.log(distances.astype(np.float64)) - scale.patch[0])
         if fit is not None and scale.pool is not None:
             usual = float(np.exp(scale.pool[0])) / int(self.layout.visible.sum())
-            added = self.layout.gather(contributions(fit, pooled(maps), maps))
+            sides = self.layout.sides
+            added = self.layout.gather(contributions(fit, pooled(maps, sides), maps, sides))
             evidence = evidence + np.cbrt(added / usual)
         return heat_of(evidence, self.layout.visible)
 

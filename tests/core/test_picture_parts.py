@@ -44,9 +44,10 @@ def test_contributions_sum_to_the_squared_distance(seed):
     pictures = [
         [rng.normal(2, 1, (16, 3)).astype(np.float32), rng.normal(0, 2, (4, 2)).astype(np.float32)] for _ in range(40)
     ]
-    fit, _ = GaussianBuild(np.array([pooled(one) for one in pictures])).finish()
-    features = pooled(pictures[0])
-    total = sum(float(one.sum()) for one in contributions(fit, features, pictures[0]))
+    sides = Layout([(4, 4, 3), (2, 2, 2)]).sides
+    fit, _ = GaussianBuild(np.array([pooled(one, sides) for one in pictures])).finish()
+    features = pooled(pictures[0], sides)
+    total = sum(float(one.sum()) for one in contributions(fit, features, pictures[0], sides))
     assert total == pytest.approx(float(fit.distances(features[None])[0]), rel=1e-2, abs=1e-3)
 
 

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.picture_pool import STEP_ROWS, Gaussian, GaussianBuild, fields, pooled, shrink
+from agent.core.picture_pool import (
+    STEP_ROWS,
+    Gaussian,
+    GaussianBuild,
+    fields,
+    mixtures,
+    pooled,
+    pooled_size,
+    shrink,
+    sides_of,
+)
 
 
 def rows_of(seed, count, dim):
@@ -17,8 +27,39 @@ def rows_of(seed, count, dim):
 
 def test_pooled_is_mean_and_deviation_of_each_map():
     one, other = rows_of(0, 9, 2), rows_of(1, 4, 3)
-    found = pooled([one, other])
+    none = [np.zeros((0, 9), np.float32), np.zeros((0, 4), np.float32)]
+    found = pooled([one, other], none)
     assert np.allclose(found, np.concatenate([one.mean(0), one.std(0), other.mean(0), other.std(0)]), atol=1e-6)
+    assert len(found) == pooled_size([2, 3], none)
+
+
+def test_sides_are_means_of_one_half_less_those_of_the_other():
+    cells = rows_of(0, 16, 5)
+    picture = cells.reshape(4, 4, 5)
+    left, right, top, bottom = picture[:, :2], picture[:, 2:], picture[:2], picture[2:]
+    crosswise = picture[:2, :2].sum((0, 1)) + picture[2:, 2:].sum((0, 1))
+    expected = [
+        right.mean((0, 1)) - left.mean((0, 1)),
+        bottom.mean((0, 1)) - top.mean((0, 1)),
+        crosswise / 8 - (cells.sum(0) - crosswise) / 8,
+    ]
+    sides = sides_of(np.arange(16), (4, 4))
+    assert np.allclose(sides @ cells, expected, atol=1e-5)
+    found = pooled([cells], [sides])
+    assert len(found) == pooled_size([5], [sides]) == 10 + 3 * 5
+    assert np.allclose(found[10:], (expected @ mixtures(5)).reshape(-1), atol=1e-4)
+
+
+def test_sides_leave_out_what_is_in_the_middle_or_ignored():
+    assert (sides_of(np.arange(9), (3, 3))[:, 4] == 0).all()
+    upper = sides_of(np.arange(6), (4, 3))
+    assert (upper[1] == 0).all()
+    assert upper[0].tolist() == [-0.5, 0.0, 0.5, -0.5, 0.0, 0.5]
+
+
+def test_mixtures_are_the_same_for_ever():
+    assert mixtures(112).shape == (112, 32)
+    assert (mixtures(112)[:2, :8] > 0).astype(int).tolist() == [[0, 1, 1, 0, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1, 1, 0]]
 
 
 @given(st.integers(0, 1000), st.integers(12, 40), st.integers(2, 9))

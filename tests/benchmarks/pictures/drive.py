@@ -58,6 +58,6 @@ class Driver:
         maps = self.detector.layout.maps(outputs)
         _, distances = self.detector._compare(maps[-1])
         memory = self.detector.memory
-        by_patches, as_a_whole = strangeness(distances), memory.pool_score(pooled(maps))
+        by_patches, as_a_whole = strangeness(distances), memory.pool_score(pooled(maps, self.detector.layout.sides))
         p_value = memory.scale.p_value(by_patches, as_a_whole)
         return by_patches, as_a_whole, -float(np.log10(p_value))
