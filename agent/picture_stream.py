@@ -156,7 +156,7 @@ class PictureStream(Stream):
     def nearest(self, tile: int) -> list[tuple[float, float]]:
         """Return time and distance of the references that a tile of the newest picture is nearest to."""
         assert self.seen is not None
-        return self.detectors[tile].nearest(self.seen.outputs[tile])
+        return self.detectors[tile].nearest(self.seen.frames[tile].at, self.seen.outputs[tile])
 
     def heat(self) -> tuple[U8, F32] | None:
         """Return the newest picture as the encoder saw it, uint8 [height, width, 3], and where it is odd, 0 to 1.

@@ -169,12 +169,13 @@ class PictureMemory:
         self._refit()
         return wanted
 
-    def nearest(self, features: F32, neighbours: int) -> list[tuple[float, float]]:
-        """Return (time, distance) of the pictures nearest as a whole, nearest first, in units of spread."""
+    def nearest(self, at: float, features: F32, neighbours: int) -> list[tuple[float, float]]:
+        """Return (time, distance) of pictures of other times than `at`, nearest first, in units of spread."""
         rows = self.ring.rows
         away = np.sqrt(np.square((rows - features) / (rows.std(axis=0) + 1e-3)).mean(axis=1))
-        order = np.argsort(away, kind="stable")[:neighbours]
-        return [(float(self.ring.times[place]), float(away[place])) for place in order]
+        times = self.ring.times[: len(rows)].tolist()
+        order = [place for place in np.argsort(away, kind="stable").tolist() if times[place] != at]
+        return [(times[place], float(away[place])) for place in order[:neighbours]]
 
     def snapshot(self) -> dict[str, Any]:
         """Return all of it."""

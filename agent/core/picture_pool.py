@@ -17,7 +17,7 @@ from agent.core.types import F32, F64, I64
 MIN_PICTURES: Final = 100  # fewer have no covariance worth the name
 MIXTURES: Final = 32  # of channels
 STEP_ROWS: Final = 125
-_BLOCKS: Final = 10  # in which a covariance is inverted
+_BLOCKS: Final = 4  # in which a covariance is inverted
 _LEAST_SPREAD: Final = 1e-3  # of the mean spread
 
 

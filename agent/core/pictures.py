@@ -178,9 +178,12 @@ class PictureDetector:
         """
         return self.memory.forget_span(begin, end)
 
-    def nearest(self, outputs: list[F32], neighbours: int = 3) -> list[tuple[float, float]]:
-        """Return (time, distance) of the reference pictures nearest as a whole, nearest first, in units of spread."""
-        return self.memory.nearest(pooled(self.layout.maps(outputs), self.layout.sides), neighbours)
+    def nearest(self, at: float, outputs: list[F32], neighbours: int = 3) -> list[tuple[float, float]]:
+        """Return (time, distance) of the reference pictures nearest as a whole, nearest first, in units of spread.
+
+        Not the picture itself, which is of time `at` and may have been learnt.
+        """
+        return self.memory.nearest(at, pooled(self.layout.maps(outputs), self.layout.sides), neighbours)
 
     def heat(self, outputs: list[F32]) -> F32:
         """Return where a picture is strange, float32 [rows, columns] of the finest grid, in 0..1. Not while learning.

@@ -130,8 +130,9 @@ def test_nearest_are_the_pictures_most_alike():
     detector, rng = learnt()
     one = outputs(rng)
     detector.push(frame(777), one)
-    found = detector.nearest(one)
+    found = detector.nearest(778.0, one)
     assert found[0][0] == 777.0
     assert found[0][1] == pytest.approx(0.0, abs=1e-3)
+    assert detector.nearest(777.0, one, 2) == found[1:]  # a picture is not its own neighbour
     assert [away for _, away in found] == sorted(away for _, away in found)
     assert len(found) == 3
