@@ -251,7 +251,7 @@ def in_order(outputs: Iterable[str]) -> list[str]:
 def levels_of(values: Inputs, grid: Quantization) -> npt.NDArray[np.int8]:
     """Return values on an int8 grid, same shape."""
     if values.dtype == np.uint8 and (grid.scale, grid.zero_point) == (1.0, -128):
-        return (values ^ np.uint8(128)).view(np.int8)
+        return (values.view(np.uint8) ^ np.uint8(128)).view(np.int8)
     levels = values / np.float32(grid.scale)
     np.rint(levels, out=levels)
     levels += grid.zero_point
