@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 import zlib
 from pathlib import Path
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -132,9 +133,12 @@ class Store:
         memory = sqlite3.connect(":memory:", check_same_thread=False)
         try:
             self._database.backup(memory)
-        except sqlite3.Error:  # it cannot even be read: the alerts' states come again with the next snapshot
+        except sqlite3.Error:  # it cannot even be read: what it holds is added when it can
             memory.close()
-            memory = _blank()
+            memory, self.unread = _blank(), True
+            # Numbers of before may be on their way; these are above them.
+            memory.execute("INSERT INTO sqlite_sequence VALUES ('outbox', ?)", (time_ns() // 1_000_000,))
+            memory.commit()
         with contextlib.suppress(sqlite3.Error):
             self._database.close()
         self._database, self.detached = memory, True

@@ -626,3 +626,17 @@ def test_an_alert_state_that_is_damaged_is_left_out(store, caplog, state):
         database.execute("UPDATE alerts SET state = ? WHERE stream = 'pump/a'", (state,))
     assert [one.stream for one in store.alerts()] == ["pump/b"]
     assert "stream pump/a: the state of its alert anomaly is lost" in caplog.text
+
+
+def test_what_a_database_holds_that_fails_even_to_be_read_is_there_again_later(store):
+    store.commit([AlertRow("pump", "anomaly", {"a": 1})], [row(1), row(2)])
+    (_, sent) = store.outbox(0, 10)
+    store._database.close()  # as a disk that has gone: it raises at any use
+    store.detach()
+    assert store.unread
+    store.commit([], [row(3)])
+    (new,) = store.outbox(0, 10)
+    assert new.seq > sent.seq  # it is not taken for one that was sent
+    store.attach()
+    assert [one.payload for one in store.outbox(sent.seq, 10)] == [b"payload 3", b"payload 1", b"payload 2"]
+    assert store.alerts() == [AlertRow("pump", "anomaly", {"a": 1})]
