@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from agent.discovery.proposal import Entry
+    from agent.discovery.entry import Entry
 
 DEFAULT_MEMORY_BYTES: Final = 256_000_000
 DEFAULT_STREAMS: Final = 1000
@@ -43,7 +43,7 @@ class Estimate(msgspec.Struct, frozen=True):
 
 def of_entry(entry: Entry, costs: Costs) -> Estimate:
     """Return what an entry costs, without the program itself."""
-    streams = len(entry.topics)
+    streams = entry.streams
     each, needed = (costs.picture_bytes, costs.pictures) if entry.pictures else (costs.channel_bytes, costs.rows)
     learning_s = None if entry.period_s is None else needed * max(entry.period_s, entry.every_s or 0.0)
     return Estimate(streams, entry.lanes, entry.lanes * each, entry.rate_per_s, learning_s)

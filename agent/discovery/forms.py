@@ -50,6 +50,7 @@ class Kind(StrEnum):
     CSV = "CSV"
     MSGPACK = "MessagePack"
     CBOR = "CBOR"
+    SPARKPLUG = "Sparkplug B"
     PICTURE = "pictures"
     JSON_PICTURE = "pictures in JSON"
     COMMA = "two numbers with a comma between them: a decimal comma, or two columns"

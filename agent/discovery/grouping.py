@@ -36,11 +36,12 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct):
-    """Topics under one pattern."""
+    """Topics under one pattern. `joined`: the wildcard level that names a channel of one stream, if there is one."""
 
     levels: Levels
     members: list[Member]
     fields: frozenset[str]
+    joined: int | None = None
 
     @property
     def wild(self) -> list[int]:

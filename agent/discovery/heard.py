@@ -9,10 +9,12 @@ import msgspec
 
 from agent.discovery.fields import FieldStatistics, Role
 from agent.discovery.forms import Form, Kind, look
+from agent.discovery.sparkplug import SparkplugHeard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from agent.discovery.fields import Scalar
     from agent.ports import InboundMessage
 
 _MAX_FORMS: Final = 8  # of one topic: more than one is left out anyway
@@ -37,7 +39,7 @@ class TopicHeard:
 
     __slots__ = (
         "documents", "fields", "first_at", "forms", "json_too", "largest", "last_at", "levels", "looked",
-        "messages", "retained", "topic", "unseen",
+        "messages", "retained", "topic", "unborn", "unseen",
     )  # fmt: skip
 
     def __init__(self, topic: str) -> None:
@@ -45,7 +47,8 @@ class TopicHeard:
         self.levels = tuple(topic.split("/"))
         self.messages = self.retained = self.looked = self.documents = self.json_too = 0
         self.largest = 0  # payload, bytes
-        self.unseen = 0  # values of fields that were too many to be looked at
+        self.unborn = 0  # messages of Sparkplug whose names no birth had told
+        self.unseen = 0  # values of fields that were too many, or whose names no configuration may hold
         self.first_at = self.last_at = 0.0
         self.forms: Counter[Form] = Counter()
         self.fields: dict[str, FieldStatistics] = {}
@@ -91,6 +94,7 @@ class Heard:
         self.topics: dict[str, TopicHeard] = {}
         self.messages = self.retained = self.beyond = self.fields = self.fields_beyond = self.not_looked = 0
         self.oversized: Counter[str] = Counter()
+        self._sparkplug = SparkplugHeard()
 
     def take(self, messages: Iterable[InboundMessage]) -> None:
         """Note messages, in order."""
@@ -131,6 +135,11 @@ class Heard:
             self.not_looked += 1
             return
         heard.looked += 1
+        if self._sparkplug.concerns(heard.topic):
+            for values in self._sparkplug.take(heard, message):
+                heard.documents += 1
+                self._gather(heard, values, frozenset(), at)
+            return
         seen = look(message.payload, at)
         if seen.form in heard.forms or len(heard.forms) < _MAX_FORMS:
             heard.forms[seen.form] += 1
@@ -138,13 +147,16 @@ class Heard:
         heard.largest = max(heard.largest, seen.unpacked)
         heard.documents += len(seen.rows)
         for row in seen.rows:
-            for name, value in row.items():
-                field = heard.fields.get(name)
-                if field is None:
-                    if self.fields >= self.limits.fields or len(name) > _LONGEST_NAME:
-                        heard.unseen += 1
-                        self.fields_beyond += 1
-                        continue
-                    self.fields += 1
-                    field = heard.fields[name] = FieldStatistics(addressable=name not in seen.unaddressable)
-                field.take(value, at)
+            self._gather(heard, row, seen.unaddressable, at)
+
+    def _gather(self, heard: TopicHeard, row: Mapping[str, Scalar], unaddressable: frozenset[str], at: float) -> None:
+        for name, value in row.items():
+            field = heard.fields.get(name)
+            if field is None:
+                if self.fields >= self.limits.fields or len(name) > _LONGEST_NAME or "\0" in name:
+                    heard.unseen += 1
+                    self.fields_beyond += 1
+                    continue
+                self.fields += 1
+                field = heard.fields[name] = FieldStatistics(addressable=name not in unaddressable)
+            field.take(value, at)

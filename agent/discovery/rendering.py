@@ -14,15 +14,18 @@ import yaml
 from agent.adapters.payload import Compression
 from agent.discovery import estimate
 from agent.discovery.fields import Role
+from agent.discovery.forms import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from agent.discovery.entry import Entry, FieldSummary
     from agent.discovery.estimate import Costs, Estimate
     from agent.discovery.heard import Heard
-    from agent.discovery.proposal import Entry, FieldSummary, LeftOut, Proposal
+    from agent.discovery.proposal import LeftOut, Proposal
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_+/][A-Za-z0-9_./+-]*")
+_PLAIN_ALONE: Final = re.compile(r"[A-Za-z0-9_+/](?:[A-Za-z0-9_./+{}:-]*[A-Za-z0-9_./+{}-])?(?:/#)?")  # not in a list
 _NOT_TEXT: Final = re.compile(r"(?:null|Null|NULL|true|True|TRUE|false|False|FALSE)")
 _SHOWN: Final = 100  # characters of a topic or name in a comment
 _EXAMPLES: Final = 5  # topics that are named where something is left out
@@ -44,9 +47,9 @@ def render(proposal: Proposal, heard: Heard, *, broker: dict[str, Any], listened
     return "\n".join(lines).rstrip() + "\n"
 
 
-def scalar(text: str) -> str:
-    """Return a text as YAML that is read as that text again."""
-    if _PLAIN.fullmatch(text) is not None and _NOT_TEXT.fullmatch(text) is None:
+def scalar(text: str, *, plain: re.Pattern[str] = _PLAIN) -> str:
+    """Return a text as YAML that is read as that text again; quoted where it is not `plain`."""
+    if plain.fullmatch(text) is not None and _NOT_TEXT.fullmatch(text) is None:
         return text
     dumped: str = yaml.safe_dump(text, default_style='"', width=float("inf"), allow_unicode=True)
     return dumped.rstrip("\n")
@@ -142,7 +145,7 @@ def _broker(broker: dict[str, Any]) -> list[str]:
                 f"  # {key}: /etc/redshank/password   # a file with the password in it; or password_env: VARIABLE"
             )
         else:
-            lines.append(f"  {key}: {scalar(str(value))}")
+            lines.append(f"  {key}: {scalar(str(value), plain=_PLAIN_ALONE)}")
     return lines
 
 
@@ -153,7 +156,7 @@ def _about(entry: Entry, part: Estimate) -> list[str]:
     which = first if count == 1 else f"{plural(count, 'topic')} such as {first}"
     lines = _wrapped(f"{which}: {entry.form.kind.value}, {every}, {part.rate_per_s:.3g} messages/s together.", "  ")
     watched = [one for one in entry.fields if one.role.watched]
-    lines += _table(watched[:_FIELDS_SHOWN], count)
+    lines += _table(watched[:_FIELDS_SHOWN], entry)
     if len(watched) > _FIELDS_SHOWN:
         lines.append(f"  #   and {plural(len(watched) - _FIELDS_SHOWN, 'field')} more")
     for role in Role:
@@ -163,6 +166,12 @@ def _about(entry: Entry, part: Estimate) -> list[str]:
     if entry.time is None and any(one.role is Role.TIME for one in entry.fields):
         lines += _wrapped(
             "The time of arrival counts: the payloads' own is not always there, not new, or not about now.", "  "
+        )
+    if entry.unborn:
+        lines += _wrapped(
+            f"In {plural(entry.unborn, 'message')} metrics were named by aliases that no birth certificate had told. "
+            "The agent knows them from the next birth on: ask for a rebirth from your host application.",
+            "  ",
         )
     if entry.harmless:
         lines += _wrapped(
@@ -175,7 +184,9 @@ def _about(entry: Entry, part: Estimate) -> list[str]:
     return lines
 
 
-def _table(fields: list[FieldSummary], topics: int) -> list[str]:
+def _table(fields: list[FieldSummary], entry: Entry) -> list[str]:
+    whole = len(entry.topics) if entry.joined is None and entry.form.kind is not Kind.SPARKPLUG else entry.streams
+    what = "topics" if whole == len(entry.topics) else "devices"
     names = [shown(one.name) for one in fields]
     width = max(map(len, names), default=0)
     lines = []
@@ -185,14 +196,14 @@ def _table(fields: list[FieldSummary], topics: int) -> list[str]:
         missing = 1.0 - min(1.0, one.share)
         notes = [moved]
         notes += [f"missing in {100 * missing:.0f} %"] if missing >= 0.005 else []  # noqa: PLR2004  half a percent
-        notes += [f"in {one.topics} of the topics"] if one.topics < topics else []
+        notes += [f"in {one.topics} of {whole} {what}"] if one.topics < whole else []
         notes += ["counts up: watched as a rate"] if one.role is Role.COUNTER else []
         lines.append(f"  #   {name:{width}}  {', '.join(notes)}")
     return lines
 
 
 def _entry(entry: Entry) -> list[str]:
-    lines = [f"  - name: {scalar(entry.name)}", f"    topic: {scalar(entry.pattern)}"]
+    lines = [f"  - name: {scalar(entry.name)}", f"    topic: {scalar(entry.pattern, plain=_PLAIN_ALONE)}"]
     if entry.pictures:
         lines.append("    kind: image")
     lines.append(f"    format: {entry.format}")

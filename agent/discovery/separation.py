@@ -39,6 +39,17 @@ def separate(groups: Iterable[Group], others: Mapping[Levels, bool]) -> tuple[Or
         current = in_order(split)
 
 
+def undisturbed(groups: Iterable[Group], others: Mapping[Levels, bool]) -> list[Group]:
+    """Return the groups whose patterns take nothing else, but what does no harm."""
+    current = in_order(groups)
+    taken = _taken(current, others)
+    return [
+        group
+        for place, group in enumerate(current)
+        if place not in taken or all(others.get(one, False) for one in taken[place])
+    ]
+
+
 def in_order(groups: Iterable[Group]) -> Ordered:
     """Return the more special patterns first: the agent takes the first that matches."""
     return sorted(groups, key=lambda group: (len(group.wild), [-one for one in group.wild], group.levels))
@@ -71,7 +82,7 @@ def _taken(groups: Ordered, others: Mapping[Levels, bool]) -> dict[int, list[Lev
 
 def _tolerable(group: Group, foreign: list[Levels], others: Mapping[Levels, bool]) -> bool:
     count = len(group.members)
-    few = count >= _TOLERATED_FROM and len(foreign) <= _TOLERATED_SHARE * count
+    few = group.joined is not None or (count >= _TOLERATED_FROM and len(foreign) <= _TOLERATED_SHARE * count)
     return few and all(others.get(levels, False) for levels in foreign)
 
 
@@ -88,7 +99,8 @@ def _split(group: Group, foreign: list[Levels]) -> list[Group]:
     for member in group.members:
         token = member.levels[level]
         if token not in parts:
-            parts[token] = Group((*group.levels[:level], token, *group.levels[level + 1 :]), [], frozenset())
+            kept = None if level == group.joined else group.joined
+            parts[token] = Group((*group.levels[:level], token, *group.levels[level + 1 :]), [], frozenset(), kept)
         part = parts[token]
         part.members.append(member)
         part.fields |= member.fields
@@ -98,5 +110,7 @@ def _split(group: Group, foreign: list[Levels]) -> list[Group]:
 def _narrowed(group: Group) -> Group:
     """Return the group without the wildcards for which only one token stands."""
     tokens = [{member.levels[level] for member in group.members} for level in range(len(group.levels))]
-    group.levels = tuple(next(iter(one)) if len(one) == 1 else WILD for one in tokens)
+    group.levels = tuple(
+        next(iter(one)) if len(one) == 1 and level != group.joined else WILD for level, one in enumerate(tokens)
+    )
     return group

@@ -23,6 +23,7 @@ import msgspec
 
 from agent.adapters.payload.compression import ZSTD_MODULE
 from agent.ports import InboundMessage
+from tests.sparkplug import INT32, INT64, EdgeNode, metric
 
 zstd = importlib.import_module(ZSTD_MODULE)
 
@@ -187,7 +188,25 @@ def camera(i, at):
     yield "cameras/gate/jpeg", jpeg()
 
 
-SHAPES = (zigbee2mqtt, tasmota, esphome, shelly_gen1, shelly_gen2, statestream, plc, gateway, camera)
+_NODES = [EdgeNode("plant", name) for name in ("node1", "node2")]
+
+
+def sparkplug(i, at):
+    for number, node in enumerate(_NODES):
+        values = {"Temp": wave(i, 30, 20, 30, number), "Motor/Speed": wave(i, 20, 900, 1100, number)}
+        if i == 0:
+            yield node.birth(at, [metric("Uptime", 5, INT64, alias=1)])
+            made = [metric(name, value, alias=10 + n) for n, (name, value) in enumerate(values.items())]
+            yield node.message("DBIRTH", at, [*made, metric("Serial", 4711, INT32, alias=12)], "pump")
+        else:
+            made = [metric(None, value, alias=10 + n, sends_type=False) for n, value in enumerate(values.values())]
+            yield node.message("DDATA", at, made, "pump")
+        yield f"spBv1.0/plant/DCMD/{node.name}/pump", b"\x08\x01"
+    yield EdgeNode("late", "node9").message("DDATA", at, [metric(None, 1.5, alias=3, sends_type=False)], "pump")
+    yield "spBv1.0/STATE/host", '{"online": true}'
+
+
+SHAPES = (zigbee2mqtt, tasmota, esphome, shelly_gen1, shelly_gen2, statestream, plc, gateway, sparkplug, camera)
 
 
 def encoded(payload):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from agent.adapters.mqtt import Topics
 from agent.config import read_configuration
 from agent.discovery.estimate import Costs
+from agent.discovery.forms import Form, Kind
 from agent.discovery.heard import Heard
 from agent.discovery.proposal import propose
 from agent.discovery.rendering import render
+from agent.pipeline import Pipeline
+from agent.replay import SilentObserver
 from tests.discovery import shapes
 
 COSTS = Costs(base_bytes=70_000_000, channel_bytes=160_000, picture_bytes=14_000_000, rows=633, pictures=300)
@@ -64,9 +68,7 @@ EXPECTED = {
         },
     },
     shapes.esphome: {
-        "+/sensor/humidity/state": {"format": "value"},
-        "+/sensor/room_temperature/state": {"format": "value"},
-        "+/sensor/wifi_signal/state": {"format": "value"},
+        "{device}/sensor/{channel}/state": {"format": "value", "ignore_channels": ("uptime",)},
     },
     shapes.shelly_gen1: {
         "shellies/+/overtemperature": {"format": "value"},
@@ -87,9 +89,10 @@ EXPECTED = {
         "+/status/sys": {"channels": ("ram_free",)},
     },
     shapes.statestream: {"ha/sensor/+/state": {"format": "value"}, "ha/sun/sun/elevation": {"format": "value"}},
-    shapes.plc: {
-        "plant/+/press/parts_total": {"format": "value", "counters": ("value",)},
-        "plant/+/press/+": {"format": "value"},
+    shapes.plc: {"plant/{device}/press/{channel}": {"format": "value", "counters": ("parts_total",)}},
+    shapes.sparkplug: {
+        "spBv1.0/late/#": {"format": "sparkplug"},
+        "spBv1.0/plant/#": {"format": "sparkplug", "channels": ("Temp", "Motor/Speed")},
     },
     shapes.gateway: {
         "gw/logger/csv": {
@@ -125,7 +128,6 @@ LEFT = {
     shapes.esphome: {
         "garage/switch/relay/command": COMMANDS,
         "garage/binary_sensor/motion/state": "text",
-        "garage/sensor/uptime/state": "plain numbers without anything worth watching: counts the time",
         "garage/debug": "log lines",
     },
     shapes.shelly_gen1: {
@@ -148,6 +150,11 @@ LEFT = {
         "gw/comma": "two numbers with a comma between them: a decimal comma, or two columns",
         "gw/blob": "bytes of no known format: bare numbers need `format: raw`",
     },
+    shapes.sparkplug: {
+        "spBv1.0/STATE/host": "below spBv1.0/, without a number worth watching",
+        "spBv1.0/plant/DCMD/node1/pump": "below spBv1.0/, without a number worth watching",
+        "spBv1.0/plant/NBIRTH/node1": "below spBv1.0/, without a number worth watching",
+    },
     shapes.camera: {},
 }
 
@@ -166,42 +173,50 @@ def test_many_products_on_one_broker_do_not_disturb_one_another():
     assert settings(configuration) == together
 
 
-@pytest.mark.parametrize("shape", shapes.SHAPES)
-def test_the_agent_reads_what_was_heard_with_what_is_proposed(shape):
-    """Each topic of an entry is taken by that entry, and each payload with a number gives the fields that are shown."""
-    from agent.adapters.payload import PayloadRejected, make_decoder  # noqa: PLC0415  only here
-    from agent.topic_pattern import wildcard_parts  # noqa: PLC0415  only here
+class Observer(SilentObserver):
+    """Remembers which topics were rejected, and why."""
 
+    def __init__(self):
+        self.rejections = set()
+
+    def rejected(self, topic, reason):
+        self.rejections.add((topic, reason))
+
+
+@pytest.mark.parametrize("shape", [one for one in shapes.SHAPES if one is not shapes.camera])
+def test_the_agent_watches_with_it_what_the_comments_say(shape):
     proposal, _, configuration = proposed(shape)
-    owner = {heard.topic: entry for entry in proposal.entries for heard in entry.topics}
+    observer = Observer()
+    pipeline = Pipeline(configuration, {}, Topics("redshank", "pi"), observer)
+    pipeline.process(shapes.messages(shape, rounds=ROUNDS))
     found: dict[str, set[str]] = {}
-    for message in shapes.messages(shape, rounds=3):
-        taker = next(
-            (one for one in configuration.streams if wildcard_parts(one.topic, message.topic) is not None), None
-        )
-        entry = owner.get(message.topic)
-        if entry is None:
-            assert taker is None or message.topic in {"/".join(one) for e in proposal.entries for one in e.harmless}
-            continue
-        assert taker.name == entry.name
-        if entry.pictures:
-            continue
-        try:
-            samples = make_decoder(taker, 10**6)(message.payload, message.received_at)
-        except PayloadRejected:
-            continue
-        found.setdefault(entry.name, set()).update(*(sample.values for sample in samples))
-    shown = {one.name: {field.name for field in one.fields if field.role.watched} for one in proposal.entries}
-    assert found == {name: fields for name, fields in shown.items() if fields}
+    for stream in pipeline.streams.values():
+        found.setdefault(stream.settings.name, set()).update(stream.detector.grid.channels)
+    assert found == {one.name: one.watched for one in proposal.entries if one.watched}
+    born = [one for one in proposal.entries if one.watched]
+    with_values = {one.topic for entry in born for one in entry.topics}
+    never = {"malformed", "too_deep", "too_many_channels", "bad_timestamp", "future", "too_many_streams"}
+    assert {topic for topic, reason in observer.rejections if reason in never} & with_values == words(proposal)
+    heard = [one for one in pipeline.streams.values() if one.heard_elapsed_s is not None]
+    assert len(heard) == sum(one.streams for one in born)
+
+
+def words(proposal):
+    """Return the topics on which a word for a missing value came."""
+    missing = Form(Kind.NO_VALUE)
+    return {heard.topic for entry in proposal.entries for heard in entry.topics if missing in heard.forms}
 
 
 def test_comments_say_what_the_numbers_are():
     _, text, _ = proposed(shapes.zigbee2mqtt)
     assert "# 5 topics such as zigbee2mqtt/attic: JSON, about every 10 s, 0.425 messages/s together." in text
-    assert "#   energy       120.5 to 120.89, in 1 of the topics, counts up: watched as a rate" in text
+    assert "#   energy       120.5 to 120.89, in 1 of 5 topics, counts up: watched as a rate" in text
     assert "# Learning: about 1.8 h. Memory: about 4 MB." in text
     assert "Not watched, an identifier: update.installed_version, update.latest_version." in text
     assert "1 entry for 5 streams with 22 channels" in text
+    _, text, _ = proposed(shapes.sparkplug)
+    assert "In 40 messages metrics were named by aliases that no birth certificate had told." in text
+    assert "Not watched, an identifier: Serial." in text
     _, text, _ = proposed(shapes.statestream)
     assert "Also matches 1 topic without numbers, such as ha/sensor/washer_program/state" in text
 
