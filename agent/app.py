@@ -51,6 +51,7 @@ logger = logging.getLogger(__name__)
 BATCH: Final = 512
 _TURN_S: Final = 0.25
 _LATE_S: Final = 10.0  # an alert sent this long after it was made is marked late
+_ASLEEP_S: Final = 5.0  # between two turns of the worker: it, or all of the agent, was held up, and heard nothing
 _STUCK_S: Final = 30.0  # a worker that has not moved for so long is not healthy
 OUTDATED: Final = "of another encoder, runtime or setting"
 _VERSION: Final = version("redshank")
@@ -250,7 +251,7 @@ class Agent(MqttEvents):
         self._said_stuck = False
         self._ever_connected = False
         self._connected_since: float | None = None
-        self.moved_at = self._saved_at = self._started_at = monotonic()
+        self.moved_at = self._saved_at = self._started_at = self._awake_since = monotonic()
         self._held = self.store.subscriptions()
         try:
             self.mqtt = self._client(configuration, self._held, patient=False)
@@ -323,9 +324,8 @@ class Agent(MqttEvents):
         return self.inbox.full
 
     def on_connected(self, *, session_present: bool) -> None:
-        """Publish retained state again: the broker may have lost it. What a kept session sends again is forgotten."""
-        if session_present:
-            self.inbox.forget_acknowledgeable()
+        """Publish retained state again: the broker may have lost it."""
+        self.inbox.connected(session_present=session_present)
         if self._ever_connected:
             self.telemetry.reconnects.inc()
         self._ever_connected = True
@@ -487,7 +487,10 @@ class Agent(MqttEvents):
     def _turns(self) -> None:
         saved = ticked = monotonic()
         while not self._stopping.is_set():
-            self.moved_at = now = monotonic()
+            now = monotonic()
+            if now - self.moved_at > _ASLEEP_S:
+                self._awake_since = now
+            self.moved_at = now
             prepared = self.reloader.take()
             if prepared is not None:
                 self._apply(prepared)
@@ -504,7 +507,7 @@ class Agent(MqttEvents):
                 self._look_at_clock()
                 if self.disk.mend():
                     self._mended()
-                self._commit(self.pipeline.tick(time(), now, self._connected_since))
+                self._commit(self.pipeline.tick(time(), self.inbox.caught_up_to(now), self._listening_since()))
                 self._make_room()
                 self._send_outbox()
                 self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
@@ -526,6 +529,11 @@ class Agent(MqttEvents):
         taken = self.inbox.take(BATCH)
         self.telemetry.messages_received.inc(sum(len(one) for one in taken if isinstance(one, list)))
         return taken
+
+    def _listening_since(self) -> float | None:
+        """Return since when the broker is connected and we are awake, None while it is away."""
+        connected_since = self._connected_since
+        return None if connected_since is None else max(connected_since, self._awake_since)
 
     def _obey(self, command: Command) -> None:
         """Carry out a command; store what it led to, answer, and acknowledge it."""

@@ -51,6 +51,41 @@ class QueuedPicture:
         return size
 
 
+class Resent:
+    """Which messages that wait from an earlier connection need not be processed, for the broker has sent them again.
+
+    They are not let go before that: a broker that was killed does not send again what it has forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, bytes], list[InboundMessage]] = {}
+        self._withdrawn: set[tuple[int, int]] = set()  # connection and message id
+
+    def begin(self, waiting: Iterable[InboundMessage]) -> None:
+        """Begin with a new connection; `waiting` are messages that it may bring again."""
+        self._waiting.clear()
+        for message in waiting:
+            self._waiting.setdefault((message.topic, message.payload), []).append(message)
+
+    def withdraw(self, message: InboundMessage) -> InboundMessage | None:
+        """Return the message that this one stands for from now on, None if it is new."""
+        earlier = self._waiting.get((message.topic, message.payload)) if message.again else None
+        if not earlier:
+            return None
+        first = earlier.pop(0)
+        self._withdrawn.add((first.connection, first.message_id))
+        return first
+
+    def counts(self, message: InboundMessage) -> bool:
+        """Tell whether a message is still to be processed."""
+        return (message.connection, message.message_id) not in self._withdrawn
+
+    def clear(self) -> None:
+        """Forget everything: nothing waits."""
+        self._waiting.clear()
+        self._withdrawn.clear()
+
+
 class Inbox:
     """Filled by the network thread, emptied by the worker."""
 
@@ -62,6 +97,7 @@ class Inbox:
         self._bytes = 0
         self._acknowledgeable = 0  # messages of QoS 1
         self._lock = threading.Lock()
+        self._resent = Resent()
         self.configure(configuration)
 
     def __len__(self) -> int:
@@ -89,6 +125,9 @@ class Inbox:
         """Take what has arrived, and let go what has no room."""
         with self._lock:
             queue = self._queue
+            for message in messages:
+                if message.again:
+                    self._withdraw(message)
             if self._pictures:
                 queue.extend(self._queued(message) for message in messages)
             else:
@@ -112,19 +151,34 @@ class Inbox:
             for one in [self._pop() for _ in range(min(most, len(self._queue)))]:
                 if isinstance(one, Command):
                     taken.append(one)
+                elif not self._resent.counts(one):
+                    continue
                 elif taken and isinstance(taken[-1], list):
                     taken[-1].append(one)
                 else:
                     taken.append([one])
+            if not self._queue:
+                self._resent.clear()
         return taken
 
-    def forget_acknowledgeable(self) -> None:
-        """Forget what a kept session sends again."""
+    def connected(self, *, session_present: bool) -> None:
+        """Expect what waits to be sent again, if the broker has kept the session."""
         with self._lock:
-            self._queue = deque(one for one in self._queue if not one.qos)
-            self._newest = {topic: one for topic, one in self._newest.items() if not one.qos}
-            self._bytes = self._acknowledgeable = 0
-            self._weigh(_message(one) for one in self._queue if not isinstance(one, Command))
+            waiting = [_message(one) for one in self._queue if one.qos and not isinstance(one, Command)]
+            self._resent.begin(waiting if session_present else [])
+
+    def caught_up_to(self, now: float) -> float:
+        """Return the time up to which all that arrived was taken: later than that no silence is known of."""
+        with self._lock:
+            if not self._queue:
+                return now
+            first = self._queue[0]
+            return (first.message if isinstance(first, Command) else _message(first)).elapsed_s
+
+    def _withdraw(self, message: InboundMessage) -> None:
+        first, newest = self._resent.withdraw(message), self._newest.get(message.topic)
+        if newest is not None and newest.message is first:
+            del self._newest[message.topic]
 
     def _pop(self) -> InboundMessage | Command:
         """Take the oldest out."""

@@ -17,7 +17,7 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
 
     `received_at` is wall-clock time (s since the epoch), `elapsed_s` a monotonic clock. `connection` counts
     connections made by this process: an acknowledgement is valid only on the connection it came from. `superseded`:
-    a newer picture came while this one waited, so its payload was let go.
+    a newer picture came while this one waited, so its payload was let go. `again`: the broker may have sent it before.
     """
 
     topic: str
@@ -29,6 +29,7 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     message_id: int = 0
     connection: int = 0
     superseded: bool = False
+    again: bool = False
 
 
 class Scored(Protocol):

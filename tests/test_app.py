@@ -98,7 +98,8 @@ def test_of_pictures_that_wait_the_newest_of_each_topic_counts_and_all_are_ackno
 def test_what_a_kept_session_sends_again_is_not_counted_as_older_pictures(watching):
     watching.on_messages([picture(1, 1), picture(2, 0, "cameras/b")])
     watching.on_connected(session_present=True)
-    watching.on_messages([picture(1, 1), picture(3, 0, "cameras/b")])
+    resent = msgspec.structs.replace(picture(1, 1), connection=2, again=True)
+    watching.on_messages([resent, picture(3, 0, "cameras/b")])
     (taken,) = watching._take()
     assert [(one.message_id, one.superseded) for one in taken] == [(2, True), (1, False), (3, False)]
     assert watching.telemetry.frames_dropped._value.get() == 1.0
@@ -113,11 +114,55 @@ def test_commands_keep_their_place_among_the_messages(agent):
     assert [int(one.payload) for one in (*first, second.message, third.message, *last)] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("present", "left"), [(True, [1]), (False, [0, 1, 2])])
-def test_what_a_kept_session_sends_again_does_not_wait_twice(agent, present, left):
+def again(number, qos):
+    """Return what the broker sends once more, under a number of its own choice."""
+    return InboundMessage("plant/a", b"%d" % number, 0.0, 0.0, qos, message_id=50 + number, connection=2, again=True)
+
+
+def taken_from(agent):
+    (taken,) = agent._take()
+    return [(int(one.payload), one.connection) for one in taken]
+
+
+def test_what_a_kept_session_sends_again_is_not_processed_twice(agent):
     agent.on_messages([message(0, 1), message(1, 0), message(2, 1)])
-    agent.on_connected(session_present=present)
-    assert waiting(agent) == left
+    agent.on_connected(session_present=True)
+    agent.on_messages([again(0, 1), again(2, 1)])
+    assert taken_from(agent) == [(1, 1), (0, 2), (2, 2)]
+
+
+def test_what_a_broker_that_was_killed_does_not_send_again_is_processed_all_the_same(agent):
+    alike = msgspec.structs.replace(message(1, 1), message_id=9)
+    agent.on_messages([message(0, 1), message(1, 1), alike, message(2, 1)])
+    agent.on_connected(session_present=True)
+    same = msgspec.structs.replace(again(2, 1), again=False)  # the same value, but another reading
+    agent.on_messages([again(1, 1), same])
+    assert taken_from(agent) == [(0, 1), (1, 1), (2, 1), (1, 2), (2, 2)]
+
+
+def test_a_new_session_sends_nothing_again(agent):
+    agent.on_messages([message(0, 1)])
+    agent.on_connected(session_present=False)
+    agent.on_messages([again(0, 1)])
+    assert taken_from(agent) == [(0, 1), (0, 2)]
+
+
+def test_silence_is_not_known_of_beyond_what_was_processed(agent):
+    assert agent.inbox.caught_up_to(100.0) == 100.0
+    agent.on_messages([msgspec.structs.replace(message(0, 1), elapsed_s=60.0)])
+    assert agent.inbox.caught_up_to(100.0) == 60.0
+    agent.on_command(Command(msgspec.structs.replace(message(1, 1), elapsed_s=70.0)))
+    agent._take()
+    agent.on_command(Command(msgspec.structs.replace(message(1, 1), elapsed_s=80.0)))
+    assert agent.inbox.caught_up_to(100.0) == 80.0
+
+
+def test_silence_is_counted_while_connected_and_awake(agent):
+    assert agent._listening_since() is None
+    agent.on_connected(session_present=False)
+    connected_since = agent._listening_since()
+    agent._awake_since = connected_since + 10.0
+    assert agent._listening_since() == connected_since + 10.0
 
 
 def test_a_session_that_cannot_be_stored_is_said_and_stops_nothing(agent, caplog):

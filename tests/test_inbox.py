@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
 import pytest
 
 from agent.adapters.telemetry import Telemetry
@@ -63,13 +64,16 @@ def test_two_of_the_largest_payloads_always_have_room(make):
     assert not inbox.full
 
 
-def test_pictures_that_gave_way_and_what_a_kept_session_sends_again_take_no_room(make):
+def test_pictures_that_gave_way_take_no_room_and_what_is_sent_again_only_until_it_was_taken(make):
     inbox, _ = make(", max_payload: 1MB")
     for number in range(30):
         inbox.put([message(number, 1, 900_000, "cameras/a"), message(100 + number, 0, topic="plant/b")])
     assert not inbox.full
-    inbox.forget_acknowledgeable()
-    assert numbers(inbox) == list(range(100, 130))
+    inbox.connected(session_present=True)
+    resent = msgspec.structs.replace(message(29, 1, 900_000, "cameras/a"), connection=2, again=True)
+    inbox.put([resent])
+    pictures = [one for number in range(29) for one in (number, 100 + number)]
+    assert numbers(inbox) == [*pictures, 129, 29]
     assert inbox._bytes == inbox._acknowledgeable == 0
 
 

@@ -7,11 +7,17 @@ import contextlib
 import socket
 import struct
 import threading
-from typing import Final
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
 from tests.brokers import free_port
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONNECT: Final = 1
 PUBLISH: Final = 3
+_UNAVAILABLE: Final = b"\x20\x03\x00\x88\x00"  # MQTT 5's CONNACK: server unavailable
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 
 
@@ -62,14 +68,17 @@ class Proxy:
     `half_open`: swallows all bytes, of new connections too, and closes nothing. `deaf`: no PUBLISH gets from the
     broker to the client; all else does. `closing`: connections are taken and closed at once. `delay_s` before each
     piece, and `trickle`: byte by byte. `hold_connack_s`: the broker's first packet of a connection waits so long.
+    `refusing`: every CONNECT is answered with a refusal. `keep_back` tells which of the client's packets never arrive.
+    `delivered` holds each PUBLISH that the broker sent, `sent` how many packets of each type the client did.
     """
 
     def __init__(self, broker_port: int) -> None:
         self.broker_port = broker_port
         self.port = free_port()
-        self.half_open = self.deaf = self.closing = self.trickle = False
-        self.delay_s = self.hold_connack_s = 0.0
+        self.heal()
         self.connections = 0
+        self.delivered: list[bytes] = []
+        self.sent: Counter[int] = Counter()
         self._links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -93,8 +102,9 @@ class Proxy:
 
     def heal(self) -> None:
         """Let new connections, and those that lost nothing, pass as they are."""
-        self.half_open = self.deaf = self.closing = self.trickle = False
+        self.half_open = self.deaf = self.closing = self.trickle = self.refusing = False
         self.delay_s = self.hold_connack_s = 0.0
+        self.keep_back: Callable[[bytes], bool] = lambda _packet: False
 
     def close(self) -> None:
         self.cut()
@@ -131,13 +141,30 @@ class Proxy:
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             if link.dead:  # the other end shall not hear of it
-                await asyncio.get_running_loop().create_future()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.get_running_loop().create_future()
         finally:
             self._links.discard(link)
             up.cancel()
             down.cancel()
             for end in link.ends:
                 end.close()
+
+    def _downwards(self, link: Link, packet: bytes) -> bool:
+        if packet[0] >> 4 != PUBLISH:
+            return True
+        if self.deaf or link.dead:
+            return False
+        self.delivered.append(packet)
+        return True
+
+    def _upwards(self, link: Link, packet: bytes) -> bool:
+        kind = packet[0] >> 4
+        self.sent[kind] += 1
+        if self.refusing and kind == CONNECT:
+            link.ends[0].write(_UNAVAILABLE)
+            return False
+        return not self.keep_back(packet)
 
     async def _pump(
         self, link: Link, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, down: bool
@@ -146,11 +173,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
                 link.dead = link.dead or self.half_open
-                if down:
-                    data = b"".join(one for one in packets.feed(data) if not (self.deaf and one[0] >> 4 == PUBLISH))
-                    if first and data:
-                        first = False
-                        await asyncio.sleep(self.hold_connack_s)
+                pass_on = self._downwards if down else self._upwards
+                data = b"".join(one for one in packets.feed(data) if pass_on(link, one))
+                if down and first and data:
+                    first = False
+                    await asyncio.sleep(self.hold_connack_s)
                 if link.dead:
                     continue
                 if self.delay_s:

@@ -183,7 +183,15 @@ class FrameReader:
                 self.ignored_ids.append(message_id)
             return
         message = InboundMessage(
-            topic, data[after:stop], time(), monotonic(), qos, bool(head & 1), message_id, self._connection
+            topic,
+            data[after:stop],
+            time(),
+            monotonic(),
+            qos,
+            bool(head & 1),
+            message_id,
+            self._connection,
+            again=bool(head & 8),
         )
         if topic not in self._apart:
             self.messages.append(message)

@@ -1,0 +1,59 @@
+"""Runs `redshank` as it is, and writes down beside it what it processed and acknowledged, for an independent count.
+
+`python -m tests.faults.tapped TAP CLOCK run --config FILE`: to TAP goes a line for each message of a batch that was
+processed (`p`) and, once all that followed is on disk, acknowledged (`a`), with the number that its payload carries.
+CLOCK holds a double, in seconds: how wrong the clock is set. Both are there before the agent is loaded.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+import sys
+import time
+from functools import partial
+from typing import Any
+
+_NUMBER = re.compile(rb'"n": (\d+)')
+
+
+def _wrong(real: Any, clock: mmap.mmap) -> float:
+    return float(real() + struct.unpack_from("d", clock)[0])
+
+
+def _note(tap: int, letter: bytes, messages: Any) -> None:
+    numbers = [found[1] for message in messages if (found := _NUMBER.search(message.payload))]
+    if numbers:
+        os.write(tap, b"".join(b"%c%s\n" % (letter, number) for number in numbers))
+
+
+def main() -> None:
+    """Patch the clock and the two places, and run."""
+    tap = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with open(sys.argv[2], "rb") as file:  # noqa: PTH123  a descriptor is all that is wanted
+        clock = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+    time.time = partial(_wrong, time.time, clock)
+    from agent import cli  # noqa: PLC0415  after the clock
+    from agent.adapters.mqtt import MqttClient  # noqa: PLC0415
+    from agent.pipeline import Pipeline  # noqa: PLC0415
+
+    process, acknowledge = Pipeline.process, MqttClient.acknowledge_many
+
+    def processing(self: Any, messages: Any, *rest: Any) -> Any:
+        outcome = process(self, messages, *rest)
+        _note(tap, b"p", messages)
+        return outcome
+
+    def acknowledging(self: Any, messages: Any) -> None:
+        _note(tap, b"a", messages)
+        acknowledge(self, messages)
+
+    Pipeline.process = processing  # type: ignore[method-assign]
+    MqttClient.acknowledge_many = acknowledging  # type: ignore[method-assign]
+    sys.exit(cli.main(sys.argv[3:]))
+
+
+if __name__ == "__main__":
+    main()
