@@ -14,7 +14,7 @@ CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; p
 COVERAGE := --cov=agent --cov-report=term:skip-covered
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: fuzz test test-converter test-packages check sbom demo demo-images bench deb lock clean
+.PHONY: faults fuzz test test-converter test-packages check sbom demo demo-images bench deb lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -69,6 +69,10 @@ fuzz: $(STAMP)
 bench: $(STAMP)
 	@echo "== the daemon beside a bare subscriber; about two minutes"
 	$(BIN)/python -m tests.benchmarks
+
+faults: $(STAMP)
+	@echo "== faults done to the agent, its broker and the network, and what they cost; about an hour"
+	$(BIN)/python -m tests.faults $(FAULT_ARGS)
 
 deb:
 	@echo "== Debian packages in dist/, each in about a minute"

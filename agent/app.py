@@ -246,8 +246,7 @@ class Agent(MqttEvents):
         self._arrived = self.inbox.arrived
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
-        self._handed = 0
-        self._told_dropped = 0
+        self._handed = self._told_dropped = 0
         self._said_stuck = False
         self._ever_connected = False
         self._connected_since: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -152,6 +153,17 @@ class Mosquitto:
     def kill(self) -> None:
         """Kill -9: what it had only in memory is gone."""
         self._end(subprocess.Popen.kill)
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def save(self) -> None:
+        """Have it write its database now."""
+        database = self.folder / "mosquitto.db"
+        before = database.stat().st_mtime_ns if database.exists() else 0
+        self.signal(signal.SIGUSR1)
+        wait_until(lambda: database.exists() and database.stat().st_mtime_ns > before)
 
     def restart(self) -> None:
         self.stop()
