@@ -57,8 +57,9 @@ class Scene(msgspec.Struct):
 class Fault(msgspec.Struct, frozen=True):
     """`do` returns when what it did is undone. `broker_forgets`: it may lose what it had taken and not delivered.
 
-    `relearns`: what the streams knew is gone. `kills`: the agent ends without warning. `calm`: it takes the state of
-    alerts with it, so that none shall fire then. `full_disk`: nothing can be saved.
+    `relearns`: what the streams knew is gone. `kills`: the agent ends without warning. `calm`: it takes with it the
+    state of alerts, or alerts that a broker has taken and told nobody, so that none shall fire then. `full_disk`:
+    nothing can be saved.
     """
 
     name: str
@@ -286,7 +287,7 @@ FAULTS: Final = (
     Fault("broker killed", _broker_killed, broker_forgets=True),
     Fault("broker restarted", _broker_restarted),
     Fault("broker killed, its database lost", _broker_killed_and_emptied, broker_forgets=True),
-    Fault("broker killed while the agent subscribes", _broker_killed_at_subscribe, broker_forgets=True),
+    Fault("broker killed while the agent subscribes", _broker_killed_at_subscribe, broker_forgets=True, calm=True),
     Fault("broker killed while readings wait", _broker_killed_while_readings_wait, broker_forgets=True),
     Fault("broker frozen", _broker_frozen),
     Fault("broker accepts and closes", _closing),
