@@ -59,7 +59,7 @@ class Fault(msgspec.Struct, frozen=True):
 
     `relearns`: what the streams knew is gone. `kills`: the agent ends without warning. `calm`: it takes with it the
     state of alerts, or alerts that a broker has taken and told nobody, so that none shall fire then. `full_disk`:
-    nothing can be saved.
+    nothing can be saved. `gap`: readings are missing in the middle.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Fault(msgspec.Struct, frozen=True):
     kills: bool = False
     calm: bool = False
     full_disk: bool = False
+    gap: bool = False
 
 
 def _nothing(scene: Scene) -> None:
@@ -313,5 +314,5 @@ FAULTS: Final = (
     Fault("snapshots with flipped bytes", _flipped_bytes, relearns=True, calm=True),
     Fault("journals damaged", _damaged_journals, kills=True),
     Fault("clock an hour wrong", _clock_set),
-    Fault("plant quiet for two days", _weekend),
+    Fault("plant quiet for two days", _weekend, gap=True),
 )

@@ -114,7 +114,7 @@ class Trial:
         self.scene.peers_are_back()
         if fault.relearns:
             self._learn()
-        if fault.kills or fault.broker_forgets:
+        if fault.kills or fault.broker_forgets or fault.gap:
             self._drain(found, self.plant.published + 3)
             decided = self._decisions()
             self._wait(found, lambda: self._decisions() >= decided + 3, "the agent does not decide")
@@ -178,7 +178,7 @@ class Trial:
         if disturbance.numbers[0] >= self._decides_from:
             return False
         killed = fault.kills and not all(one in self.scene.killed_after for one in disturbance.numbers)
-        return killed or found.lost_by_broker > 0
+        return killed or fault.gap or found.lost_by_broker > 0
 
     def _judge(self, found: Episode, fault: Fault, mine: list[Disturbance], told: int) -> None:
         """Compare the alerts that were told with the disturbances that reached the agent."""
