@@ -131,7 +131,7 @@ def test_changes_apply_while_readings_come_and_references_stay(living):
     wait_until(lambda: peer.payloads("redshank/pi/other/x/state")[-1] == b"")
     assert process.metric('redshank_reference_size{stream="other/x"}') is None
     held = process.state / "subscriptions.json"
-    wait_until(lambda: json.loads(held.read_text()) == {"plant/+/telemetry": 1, "tank/+": 1})
+    wait_until(lambda: json.loads(held.read_text()) == {"plant/+/telemetry": 1, "tank/+": 1, "redshank/pi/echo": 1})
     peer.publish("tank/x", '{"level": 1}')
     wait_until(lambda: last(peer, "tank/x").get("phase") == "learning")
     publish(peer, range(flow.sent, flow.sent + 10), odd=True)
