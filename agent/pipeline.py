@@ -270,7 +270,7 @@ class Pipeline:
         """Spread the agent's budget evenly over the streams there are; those with a budget of their own keep it."""
         self._shared = True
         whole = self._configuration.agent.false_alarms
-        if whole is None:
+        if whole is None or not self.streams:
             return
         each = share(whole, len(self.streams))
         for stream in self.streams.values():

@@ -149,6 +149,13 @@ def test_a_retained_message_counts_only_with_its_own_time(make):
     assert pipeline.observer.reasons == []
 
 
+def test_a_budget_for_all_streams_waits_for_the_first_of_them(make):
+    pipeline = make(TIMED, agent=", false_alarms: 864 per day", own="")
+    pipeline.resume([], BEGUN, 0.0)
+    feed(pipeline, range(300))
+    assert pipeline.streams["pump/a"].detector.budget.rate == pytest.approx(0.01)
+
+
 def test_a_budget_for_all_streams_is_spread_over_those_without_their_own(make, tmp_path):
     store = Store(tmp_path / "state")
     pipeline = make(TIMED, agent=", false_alarms: 864 per day", own="", store=store)
