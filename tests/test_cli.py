@@ -193,7 +193,8 @@ def test_secrets_that_others_can_read_are_problems_all_at_once(configure, tmp_pa
         (tmp_path / name).chmod(0o644)
     broker = f'password_file: "{tmp_path}/word", cert_file: /c, key_file: "{tmp_path}/key"'
     path = configure(broker)
-    path.write_text(path.read_text() + f"metrics: {{credentials_file: {tmp_path}/line, cert_file: {tmp_path}/key}}\n")
+    metrics = f"metrics: {{credentials_file: {tmp_path}/line, cert_file: {tmp_path}/key, "
+    path.write_text(path.read_text().replace("metrics: {", metrics))
     assert main(["check", str(path)]) == 78
     err = capsys.readouterr().err
     keys = [line.split(":")[0] for line in err.splitlines()]

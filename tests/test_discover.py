@@ -108,6 +108,7 @@ def test_nothing_heard_is_an_error_that_says_what_there_was(mosquitto, make_peer
 def test_a_broker_that_wants_a_password(make_mosquitto, make_peer, tmp_path):
     broker = make_mosquitto(users={"me": "secret-word"})
     (tmp_path / "word").write_text("secret-word\n")
+    (tmp_path / "word").chmod(0o600)
     peer = make_peer(broker, user=("me", "secret-word"))
     arguments = ("discover", "--broker", broker.url, "--seconds", 1, "--topic", "plant/#", "--username", "me")
     assert command(*arguments)[0] == 69
