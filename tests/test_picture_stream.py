@@ -443,5 +443,6 @@ def test_the_budget_over_time_counts_by_the_time_between_pictures(tmp_path):
             ),
         ),
     )
+    camera.pipeline.reconfigure(camera.configuration, camera.pipeline.encoders, BEGUN)
     camera.see(range(LEARNT))
     assert camera.stream.budget.rate == pytest.approx(1e-3, rel=0.05)
