@@ -40,7 +40,7 @@ def packets(data: bytes) -> Iterator[bytes]:
         payload = data[place + 4 : place + 4 + size]
         topic = NAMES[choice % 16]
         if choice & 16:  # a level of the sender's own
-            topic, payload = topic + payload[:3], payload[3:]
+            topic, payload = (topic + payload[:3])[:65_535], payload[3:]
         yield packet(topic, payload, qos=flags & 1, retained=bool(flags & 2))
         place += 4 + size
 

@@ -412,7 +412,7 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "pictures": lambda: (bytes([number % 4]) + one for number, one in enumerate(images())),
     "camera": lambda: (b"g" + one for one in images()),
     "messages": conversations,
-    "active": lambda: islice(conversations(), 8),
+    "active": lambda: islice(conversations(), 2, 8, 2),
     "frames": lambda: (bytes([1, size]) + one for one in streams() for size in (0, 7)),
     "commands": orders,
     "configuration": files,
