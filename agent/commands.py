@@ -6,7 +6,6 @@ leave what doing it once leaves.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -15,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.alert_message import timestamp
+from agent.allowance import Allowance
 from agent.core.alerting import MAX_SNOOZE_S, AlertKind, AlertState, Ending
 from agent.core.bank import TooFewLeftError
 from agent.picture_stream import PictureStream
@@ -128,7 +128,8 @@ class Commander:
         prefix = settings.reply_topic_prefix
         self._prefix = None if prefix is None else prefix.rstrip("/") + "/"
         self._limit = settings.limit
-        self._credit, self._counted_at = settings.limit.count, math.inf
+        assert self._limit.per_s is not None
+        self._allowance = Allowance(self._limit.count, self._limit.count / self._limit.per_s)
         self._limited = False
 
     def obey(self, command: Command) -> Done:
@@ -136,8 +137,9 @@ class Commander:
 
         Any error of the sender's becomes an answer. Of commands in a row that are too many the first is answered.
         """
-        if not self._affordable(command.message.elapsed_s):
+        if not self._allowance.take(command.message.elapsed_s):
             return self._too_many(command)
+        self._limited = False
         done = Done(UNKNOWN, {}, Outcome([], [], []), [], self.reply_topic(command), command.correlation_data)
         answer: dict[str, Any] = {"command": None, "ok": True}
         try:
@@ -162,18 +164,6 @@ class Commander:
             done.correlation_data = None
         done.answer = answer
         return done
-
-    def _affordable(self, now: float) -> bool:
-        """Take one command from what may come: the limit's count at once, and as many again in its span of time."""
-        assert self._limit.per_s is not None
-        earned = max(0.0, now - self._counted_at) * self._limit.count / self._limit.per_s
-        self._credit = min(self._limit.count, self._credit + earned)
-        self._counted_at = now
-        if self._credit < 1.0:
-            return False
-        self._credit -= 1.0
-        self._limited = False
-        return True
 
     def _too_many(self, command: Command) -> Done:
         done = Done(UNKNOWN, None, Outcome([], [], []), [], self.reply_topic(command), refusal="limited")

@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from agent.allowance import Allowance
 from agent.credentials import read_secret, stamp
 from agent.errors import ConfigurationError, Problem
 
@@ -100,7 +101,7 @@ class Access:
         self._key = secrets.token_bytes(32)
         self._known: set[bytes] = set()
         self._lock = threading.Lock()
-        self._left, self._counted_at = BURST, monotonic()
+        self._attempts = Allowance(BURST, ATTEMPTS_PER_S)
         self._complained_at = -_COMPLAIN_S
 
     def judge(self, authorization: str | None) -> Verdict:
@@ -126,11 +127,8 @@ class Access:
 
     def _try(self, digest: bytes, scheme: str, name: str | None, secret: str) -> Verdict:
         now = monotonic()
-        self._left = min(BURST, self._left + ATTEMPTS_PER_S * (now - self._counted_at))
-        self._counted_at = now
-        if self._left < 1.0:
+        if not self._attempts.take(now):
             return Verdict.LATER
-        self._left -= 1.0
         asked = [one for one in self._entries if one.scheme == scheme and name in (None, one.name)]
         if not asked:
             self._entries[0].fits(secret)  # an unknown name takes as long as a known one
@@ -138,7 +136,7 @@ class Access:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known.add(digest)
-            self._left = min(BURST, self._left + 1.0)
+            self._attempts.give_back()
             return Verdict.ADMITTED
         if now - self._complained_at >= _COMPLAIN_S:
             self._complained_at = now
