@@ -30,6 +30,10 @@ class Costs(msgspec.Struct, frozen=True):
     rows: int
     pictures: int
 
+    def learnt(self, entry: Entry) -> int:
+        """Return how many messages of a stream are learnt before its first decision."""
+        return self.pictures if entry.pictures else self.rows
+
 
 class Estimate(msgspec.Struct, frozen=True):
     """Of one entry or of all. `learning_s` None: no period is known."""
@@ -44,8 +48,8 @@ class Estimate(msgspec.Struct, frozen=True):
 def of_entry(entry: Entry, costs: Costs) -> Estimate:
     """Return what an entry costs, without the program itself."""
     streams = entry.streams
-    each, needed = (costs.picture_bytes, costs.pictures) if entry.pictures else (costs.channel_bytes, costs.rows)
-    learning_s = None if entry.period_s is None else needed * max(entry.period_s, entry.every_s or 0.0)
+    each = costs.picture_bytes if entry.pictures else costs.channel_bytes
+    learning_s = None if entry.period_s is None else costs.learnt(entry) * max(entry.period_s, entry.every_s or 0.0)
     return Estimate(streams, entry.lanes, entry.lanes * each, entry.rate_per_s, learning_s)
 
 

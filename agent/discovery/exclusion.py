@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-Levels: TypeAlias = tuple[str, ...]
+if TYPE_CHECKING:
+    from agent.discovery.grouping import Levels
 
 _COMMANDS: Final = frozenset({"set", "get", "cmnd", "cmd", "command", "commands", "rpc"})
 _CONNECTED: Final = frozenset({"lwt", "availability", "available", "online", "connected", "will", "birth", "$state"})

@@ -26,12 +26,11 @@ from agent.adapters.payload import (
     read_json,
 )
 from agent.adapters.payload.compression import unpacker
-from agent.adapters.payload.tree import READERS
-from agent.adapters.pictures import open_picture, picture_file
+from agent.adapters.payload.tree import LARGEST, READERS, number
+from agent.adapters.pictures import PictureSettings, open_picture, picture_file
 from agent.discovery.fields import Scalar
 
 MAX_LEAVES: Final = 512  # of one document
-_LARGEST: Final = 1e30  # beyond it the decoders take a number for a missing one
 _DELIMITERS: Final = ",;\t"
 _MIN_COLUMNS: Final = 2
 _NO_VALUE: Final = frozenset({"unavailable", "unknown", "none", "null", "nan", "n/a", "undefined"})
@@ -128,7 +127,7 @@ def shows(content: bytes) -> bool:
 class PayloadLimits:
     """What the agent reads at most by default."""
 
-    pixels: Final = 20_000_000
+    pixels: Final = PictureSettings().max_pixels
     bytes: Final = 16 << 20  # unpacked; of a message, what is too large is told elsewhere
 
 
@@ -182,10 +181,8 @@ def _unpacked(payload: bytes, at: float) -> Look | None:
             continue
         if payload_problems(PayloadSettings(compression=compression)):
             return Look(Form(Kind.MISSING), [])
-        unpack = unpacker(compression, PayloadLimits.bytes)
-        assert unpack is not None
         try:
-            inner = unpack(payload)
+            inner = unpacker(compression, PayloadLimits.bytes)(payload)
         except PayloadRejected:
             return None
         if not inner:
@@ -236,7 +233,7 @@ def leaves(document: Any) -> tuple[dict[str, Scalar], frozenset[str]]:
                 waiting.append((f"{prefix}.{name}" if depth else name, child, there, depth + 1))
         elif isinstance(node, datetime):
             found[prefix] = node.isoformat()
-        elif isinstance(node, bool | str) or (isinstance(node, int | float) and abs(node) <= _LARGEST):
+        elif isinstance(node, bool | str) or (isinstance(node, int | float) and abs(node) <= LARGEST):
             path = prefix if depth else "value"
             found[path] = node
             if not reached:
@@ -268,7 +265,12 @@ def _columns(payload: bytes, text: str, delimiter: str, at: float) -> Look | Non
     if width < _MIN_COLUMNS or any(len(row) != width for row in rows):
         return None
     first = rows[0]
-    header = len(rows) > 1 and not any(map(_is_number, first)) and len(set(first)) == width and all(first)
+    header = (
+        len(rows) > 1
+        and all(number(one, parse_text=True) is None for one in first)
+        and len(set(first)) == width
+        and all(first)
+    )
     names = first if header else [column(index) for index in range(width)]
     settings = PayloadSettings(format=Format.CSV, columns=() if header else tuple(names), delimiter=delimiter)
     try:
@@ -276,8 +278,7 @@ def _columns(payload: bytes, text: str, delimiter: str, at: float) -> Look | Non
     except PayloadRejected:
         return None
     found: list[dict[str, Scalar]] = [
-        {name: float(cell) if _is_number(cell) else cell for name, cell in zip(names, row, strict=True)}
-        for row in (rows[1:] if header else rows)
+        {name: _cell(cell) for name, cell in zip(names, row, strict=True)} for row in (rows[1:] if header else rows)
     ]
     return Look(Form(Kind.CSV, delimiter, width, header), found)
 
@@ -287,11 +288,9 @@ def column(index: int) -> str:
     return f"column{index + 1}"
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return abs(float(text)) <= _LARGEST
-    except ValueError:
-        return False
+def _cell(text: str) -> Scalar:
+    found = number(text, parse_text=True)
+    return text if found is None else found
 
 
 def _text(payload: bytes, at: float) -> Look | None:

@@ -14,7 +14,7 @@ import yaml
 from agent.adapters.payload import Compression
 from agent.discovery import estimate
 from agent.discovery.fields import Role
-from agent.discovery.forms import Kind
+from agent.discovery.forms import Kind, column
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +42,7 @@ def render(proposal: Proposal, heard: Heard, *, broker: dict[str, Any], listened
     lines = _head(heard, str(broker["url"]), listened_s, len(parts), whole)
     lines += ["", *_agent(proposal, whole), "", *_broker(broker), "", "streams:"]
     for entry, part in zip(proposal.entries, parts, strict=True):
-        lines += [*_about(entry, part), *_entry(entry), ""]
+        lines += [*_about(entry, part, costs.learnt(entry)), *_entry(entry), ""]
     lines += _left_out(proposal.left_out, heard)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -149,7 +149,7 @@ def _broker(broker: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _about(entry: Entry, part: Estimate) -> list[str]:
+def _about(entry: Entry, part: Estimate, learnt: int) -> list[str]:
     count = len(entry.topics)
     every = "once each while listening" if entry.period_s is None else f"about every {span(entry.period_s)}"
     first = shown(entry.topics[0].topic)
@@ -179,7 +179,9 @@ def _about(entry: Entry, part: Estimate) -> list[str]:
             f"{shown('/'.join(entry.harmless[0]))}: their messages are rejected and counted.",
             "  ",
         )
-    learning = "it takes as long as 633 messages take" if part.learning_s is None else f"about {span(part.learning_s)}"
+    learning = (
+        f"it takes as long as {learnt} messages take" if part.learning_s is None else f"about {span(part.learning_s)}"
+    )
     lines += _wrapped(f"Learning: {learning}. Memory: about {megabytes(part.bytes)}.", "  ")
     return lines
 
@@ -214,7 +216,7 @@ def _entry(entry: Entry) -> list[str]:
     if entry.form.delimiter and entry.form.delimiter != ",":
         lines.append(f"    delimiter: {scalar(entry.form.delimiter)}")
     if entry.form.columns and not entry.form.header:
-        lines.append(f"    columns: {_list(f'column{one + 1}' for one in range(entry.form.columns))}")
+        lines.append(f"    columns: {_list(map(column, range(entry.form.columns)))}")
     for key, names in (("channels", entry.channels), ("ignore_channels", entry.ignored), ("counters", entry.counters)):
         if names:
             lines.append(f"    {key}: {_list(names)}")

@@ -76,14 +76,8 @@ def make_decoder(settings: PayloadSettings, max_bytes: int) -> Decoder:
     decode = _FORMATS[settings.format](settings)
     if settings.ignore_channels:
         decode = _without(settings.ignore_channels, decode)
-    unpack = unpacker(settings.compression, max_bytes)
-
-    def checked(payload: bytes, received_at: float) -> list[Sample]:
-        if len(payload) > max_bytes:
-            raise PayloadRejected(RejectReason.TOO_LARGE)
-        return decode(payload if unpack is None else unpack(payload), received_at)
-
-    return checked
+    plain = unpacker(settings.compression, max_bytes)
+    return lambda payload, received_at: decode(plain(payload), received_at)
 
 
 def _without(ignored: tuple[str, ...], decode: Decoder) -> Decoder:

@@ -6,6 +6,7 @@ import importlib
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from agent.adapters.payload.rejection import PayloadRejected, RejectReason
@@ -17,20 +18,29 @@ _WINDOW_LOG: Final = 23  # 8 MiB, what every zstd decoder should take (RFC 8878,
 ZSTD_MODULE: Final = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
-def unpacker(compression: Compression, max_bytes: int) -> Callable[[bytes], bytes] | None:
-    """Return what unpacks a payload, None if nothing does. Raises ModuleNotFoundError if zstd is not installed.
+@cache
+def unpacker(compression: Compression, max_bytes: int) -> Callable[[bytes], bytes]:
+    """Return what makes a payload plain, as it comes or unpacked. Raises ModuleNotFoundError if zstd is not installed.
 
     It raises PayloadRejected: MALFORMED, or TOO_LARGE beyond `max_bytes`, which are never made.
     """
-    if compression is Compression.GZIP:
-        return lambda payload: unpacked(payload, lambda: zlib.decompressobj(_GZIP), zlib.error, max_bytes)
+    make, failure = _decompressor(compression)
+
+    def plain(payload: bytes) -> bytes:
+        if len(payload) > max_bytes:
+            raise PayloadRejected(RejectReason.TOO_LARGE)
+        return payload if make is None else unpacked(payload, make, failure, max_bytes)
+
+    return plain
+
+
+def _decompressor(compression: Compression) -> tuple[Callable[[], Any] | None, type[Exception]]:
+    """Return what makes a decompressor, None if nothing is packed, and what it raises."""
     if compression is Compression.ZSTD:
         zstd = importlib.import_module(ZSTD_MODULE)
         options = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
-        return lambda payload: unpacked(
-            payload, lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError, max_bytes
-        )
-    return None
+        return lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError
+    return (lambda: zlib.decompressobj(_GZIP)) if compression is Compression.GZIP else None, zlib.error
 
 
 def unpacked(payload: bytes, make: Callable[[], Any], error: type[Exception], max_bytes: int) -> bytes:

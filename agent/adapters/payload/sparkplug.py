@@ -152,10 +152,7 @@ class SparkplugNodes:
         """
         whom = address(topic)
         assert whom is not None
-        if len(content) > max_bytes:
-            raise PayloadRejected(RejectReason.TOO_LARGE)
-        unpack = unpacker(compression, max_bytes)
-        payload = read_payload(content if unpack is None else unpack(content), max_bytes)
+        payload = read_payload(unpacker(compression, max_bytes)(content), max_bytes)
         if whom.type is MessageType.NDEATH:
             self._bury(whom, payload)
         if whom.type in _BIRTHS:
