@@ -611,9 +611,7 @@ class Agent(MqttEvents):
                 if stream.learnt:
                     self.store.set_aside(stream.name, "older than what was learnt while it could not be read")
                     continue
-                saved = restore(stream)
-                if saved is not None:
-                    stream.restore(*saved)
+                restore(stream)
         self.on_subscriptions(self._held)
         self._save(whole=False)
 

@@ -17,7 +17,6 @@ import msgspec
 from agent.adapters.mqtt import Command
 from agent.config import ImageSettings
 from agent.routing import pattern_of
-from agent.topic_pattern import wildcard_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,7 +107,7 @@ class Inbox:
         agent = configuration.agent
         self._most = agent.queue_size
         self._most_bytes = max(agent.memory_limit_bytes // QUEUE_SHARE, 2 * agent.max_payload_bytes)
-        self._pictures = [pattern_of(one).filter for one in configuration.streams if isinstance(one, ImageSettings)]
+        self._pictures = [pattern_of(one) for one in configuration.streams if isinstance(one, ImageSettings)]
         self._window = configuration.broker.receive_maximum
 
     @property
@@ -199,7 +198,7 @@ class Inbox:
 
     def _queued(self, message: InboundMessage) -> InboundMessage | QueuedPicture:
         """Return what is put in the queue. Of pictures only the newest of each topic is kept."""
-        if all(wildcard_parts(one, message.topic) is None for one in self._pictures):
+        if all(one.match(message.topic) is None for one in self._pictures):
             return message
         queued = QueuedPicture(message)
         older = self._newest.pop(message.topic, None)

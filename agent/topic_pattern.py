@@ -128,9 +128,3 @@ def unshared(text: str) -> tuple[str, str]:
         return "", text
     share, group, bare = (*text.split("/", 2), "")[:3]
     return f"{share}/{group}/", bare
-
-
-def wildcard_parts(topic_filter: str, topic: str) -> list[str] | None:
-    """Return what the wildcards of a filter stand for in a topic, or None if it does not match (MQTT 5, 4.7)."""
-    found = TopicPattern(topic_filter).match(topic)
-    return None if found is None else list(found.parts)

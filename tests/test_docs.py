@@ -30,7 +30,7 @@ from agent.core.types import Budget, Settings
 from agent.pipeline import Pipeline
 from agent.publications import LastAlert, announcements_of
 from agent.settings_builder import key_of
-from agent.topic_pattern import wildcard_parts
+from agent.topic_pattern import TopicPattern
 from tests.brokers import Peer, wait_until
 from tests.homes import ENVIRONMENT, entities
 
@@ -336,7 +336,8 @@ def test_the_automations_that_are_shown_read_what_is_published(home):
             if trigger["trigger"] == "mqtt":
                 topics = Topics("redshank", configuration.agent.id)
                 assert any(
-                    wildcard_parts(trigger["topic"], topics.alert(name)) is not None for name in ("climate/b", "door")
+                    TopicPattern(trigger["topic"]).match(topics.alert(name)) is not None
+                    for name in ("climate/b", "door")
                 )
             else:
                 assert (trigger["trigger"], trigger["to"]) == ("state", "on")

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.topic_pattern import TopicPattern, pattern_problem, valid_filter, wildcard_parts
+from agent.topic_pattern import TopicPattern, pattern_problem, valid_filter
+
+
+def wildcard_parts(topic_filter, topic):
+    """Return what the wildcards of a filter stand for in a topic, None if it does not match."""
+    found = TopicPattern(topic_filter).match(topic)
+    return None if found is None else list(found.parts)
 
 
 @pytest.mark.parametrize(
