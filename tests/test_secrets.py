@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import urllib.error
@@ -35,7 +34,12 @@ class House:
     def __init__(self, folder, make_mosquitto, authority):
         self.folder, self.said = folder, []
         server, client = authority.issue("house", host="DNS:localhost"), authority.issue("agent")
-        self.ca, self.certificate, self.key, self.server = authority.certificate, *client, server
+        self.authority, self.ca, self.certificate, self.key, self.server = (
+            authority,
+            authority.certificate,
+            *client,
+            server,
+        )
         self.broker = make_mosquitto(
             users={"pi": PASSWORD}, tls=(authority.certificate, *server), client_certificates=True
         )
@@ -85,7 +89,7 @@ streams:
         return done.returncode
 
     def get(self, path, authorization):
-        context = ssl.create_default_context(cafile=str(self.ca))
+        context = self.authority.trusted()
         context.check_hostname = False
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.port}{path}", headers={"Authorization": authorization}

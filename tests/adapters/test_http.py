@@ -290,7 +290,7 @@ def test_a_line_is_as_dear_as_it_should_be_and_no_two_are_alike():
 
 
 def trusting(authority):
-    context = ssl.create_default_context(cafile=str(authority.certificate))
+    context = authority.trusted()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

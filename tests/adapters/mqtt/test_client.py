@@ -405,13 +405,13 @@ def test_two_clients_of_one_id_yield_and_the_one_that_stays_is_calm_again(
     mosquitto, make_client, caplog, monkeypatch, protocol
 ):
     """The two are one program here; each would tell its operator."""
-    monkeypatch.setattr("agent.adapters.mqtt.rivalry.CALM_S", 0.7)
     first, _ = make_client(mosquitto.url, "a", protocol=protocol)
     assert not first.contested
     second, _ = make_client(mosquitto.url, "a", ready=False, protocol=protocol)
-    wait_until(lambda: first.contested or second.contested)
+    wait_until(lambda: first.contested or second.contested, 60)
     wait_until(lambda: "another client seems to use the client id 'redshank-pi'" in caplog.text)
     second.stop()
+    monkeypatch.setattr("agent.adapters.mqtt.rivalry.CALM_S", 0.7)
     wait_until(lambda: first.connected and not first.contested, 30)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 
 import pytest
@@ -87,7 +86,7 @@ def test_tls_is_as_without_frames(make_mosquitto, make_client, authority, caplog
     distrusting.stop()
     client, listener = make_client(broker.url, "a/#", ca_file=str(authority.certificate), protocol="3.1.1")
     sender = Client(CallbackAPIVersion.VERSION2, transport="websockets")  # another's frames, and another's TLS
-    sender.tls_set_context(ssl.create_default_context(cafile=str(authority.certificate)))
+    sender.tls_set_context(authority.trusted())
     sender.connect("localhost", broker.web_port)
     sender.loop_start()
     sender.publish("a/b", SEEN * 8, 1).wait_for_publish(10)
