@@ -30,7 +30,7 @@ from tests.brokers import wait_until
 
 COMMAND = [sys.executable, "-m", "agent.cli", "demo", "--images"]
 ROOT = Path(__file__).parents[1]
-README_PICTURE = ROOT / "docs" / "demo-images.jpg"
+PICTURE = ROOT / "docs" / "demo-images.jpg"
 LINE, GAP = 28, 8  # of a contact sheet
 TOPIC = "redshank/demo-images/camera/heatmap"
 
@@ -140,10 +140,10 @@ def test_a_sheet_that_is_not_named_is_a_new_file(monkeypatch, tmp_path):
     assert first.name.endswith(".png")
 
 
-def test_the_picture_in_the_readme_is_of_a_whole_demo():
-    assert README_PICTURE.stat().st_size < 150_000
-    assert "docs/demo-images.jpg" in (ROOT / "README.md").read_text()
-    shows_the_change(README_PICTURE)
+def test_the_picture_in_the_documents_is_of_a_whole_demo():
+    assert PICTURE.stat().st_size < 150_000
+    assert "](demo-images.jpg)" in (ROOT / "docs" / "commands.md").read_text()
+    shows_the_change(PICTURE)
 
 
 # what it says when something does not come
