@@ -14,7 +14,7 @@ CONSTRAINTS := $(wildcard deploy/constraints-$(shell $(PYTHON) -c 'import sys; p
 COVERAGE := --cov=agent --cov-report=term:skip-covered
 CONVERTER_CONSTRAINTS := deploy/constraints-converter-3.11.txt
 
-.PHONY: faults fuzz test test-converter test-packages check sbom demo demo-images bench deb lock clean
+.PHONY: faults fuzz test test-converter test-packages check sbom demo demo-images bench soak deb lock clean
 
 # $(call install,VENV,EXTRAS,CONSTRAINTS)
 define install
@@ -73,6 +73,10 @@ bench: $(STAMP)
 faults: $(STAMP)
 	@echo "== faults done to the agent, its broker and the network, and what they cost; about an hour"
 	$(BIN)/python -m tests.faults $(FAULT_ARGS)
+
+soak: $(STAMP)
+	@echo "== weeks of compressed time: memory, files, threads, state, bytes written; most of a day of one core"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak
 
 deb:
 	@echo "== Debian packages in dist/, each in about a minute"

@@ -176,11 +176,13 @@ def _taken(take: Callable[[], None], stream: str, what: str) -> bool:
     return True
 
 
-def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True) -> None:
+def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float | None = None) -> None:
     """Write what every stream has learnt, and where its alerts stand between two transitions.
 
-    With `whole` false, what was learnt since the last time is added to the snapshots, where that is less.
+    With `whole` false, what was learnt since the last time is added to the snapshots; where that cannot be, a whole one
+    is written if it is due. `now`: a monotonic clock, None for that of the system.
     """
+    now = monotonic() if now is None else now
     store.set_topics([stream.topic for stream in pipeline.streams.values()])
     states = [
         AlertRow(stream.name, kind.value, machine.snapshot())
@@ -192,14 +194,15 @@ def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True) -> None:
         addition = None if whole else stream.addition()
         if addition is not None and store.append(stream.name, addition):
             stream.saved()
-        else:
-            save(store, stream)
+        elif whole or addition is not None or stream.whole_due(now):
+            save(store, stream, now)
 
 
-def save(store: Store, stream: Stream) -> None:
-    """Write a stream's snapshot."""
-    store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
+def save(store: Store, stream: Stream, now: float | None = None) -> None:
+    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system."""
+    size = store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
     stream.saved()
+    stream.saved_whole(size, monotonic() if now is None else now)
 
 
 def subscriptions_of(configuration: Configuration) -> list[tuple[str, int]]:

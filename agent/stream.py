@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from agent.ports import Encoder, InboundMessage
 
 SNAPSHOT_SCHEMA: Final = 6
+WHOLE_BYTES_A_DAY: Final = 25_000_000  # that whole snapshots of one stream may have, on an SD card
+_DAY_S: Final = 86400.0
 OBJECTS_BYTES: Final = 8_000  # about: what a stream takes beside its channels
 _SMOOTH: Final = 16  # messages that the time between two of them is the mean of, about
 
@@ -62,6 +64,7 @@ class Stream(ABC):
         self._beat_s: float | None = None  # between two messages, smoothed
         self.assessment: Assessment | Looked | None = None
         self._share: Budget | None = None  # of the agent's budget
+        self._whole: tuple[float, int, bool] | None = None  # the last whole snapshot: when, bytes, whether learnt
 
     @property
     @abstractmethod
@@ -116,6 +119,20 @@ class Stream(ABC):
     @abstractmethod
     def saved(self) -> None:
         """Know that all that was learnt is on disk."""
+
+    def saved_whole(self, size: int, now: float) -> None:
+        """Know that a whole snapshot of so many bytes was written. `now`: a monotonic clock."""
+        self._whole = now, size, self.learnt
+
+    def whole_due(self, now: float) -> bool:
+        """Tell whether a whole snapshot is due where nothing can be added to one: large ones are written seldom.
+
+        One is when learning is over, whatever its size. `now`: a monotonic clock.
+        """
+        if self._whole is None:
+            return True
+        at, size, learnt = self._whole
+        return learnt is not self.learnt or now - at >= _DAY_S * size / WHOLE_BYTES_A_DAY
 
     @abstractmethod
     def holds(self, alert: str) -> bool:

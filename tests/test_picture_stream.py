@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from contextlib import closing
 
 import msgspec
 import numpy as np
@@ -26,6 +27,7 @@ from agent.errors import BundleError, ConfigurationError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.replay import replay
+from agent.stream import WHOLE_BYTES_A_DAY
 from tests.scenes import encoded, encoder, lorry, scene
 
 BEGUN = 1_700_000_000.0
@@ -297,6 +299,28 @@ def test_a_restart_changes_nothing(tmp_path):
     assert scores[0] == scores[1]
     assert first.stream.budget.threshold == second.stream.budget.threshold
     store.close()
+
+
+def test_snapshots_of_pictures_are_written_when_they_have_learnt_and_then_seldom(tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store)
+        camera.see(range(3))
+        written = []
+
+        def save(now, **how):
+            before = store.bytes_written
+            save_all(store, camera.pipeline, now=now, **how)
+            written.append(store.bytes_written - before)
+
+        save(0.0, whole=False)
+        camera.see(range(3, LEARNT))
+        save(1.0, whole=False)
+        size = written[-1]
+        due = 1.0 + 86400 * size / WHOLE_BYTES_A_DAY
+        for now in (2.0, due - 1.0, due, due + 1.0):
+            save(now, whole=False)
+        save(due + 2.0)  # a clean stop
+        assert [one > 0 for one in written] == [True, True, False, False, True, False, True]
 
 
 def test_a_snapshot_of_another_region_is_set_aside(tmp_path):

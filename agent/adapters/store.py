@@ -262,7 +262,9 @@ class Store:
         return [row[0] for row in self._database.execute("SELECT topic FROM streams ORDER BY topic")]
 
     def set_topics(self, topics: list[str]) -> None:
-        """Remember the concrete topics of the streams that are watched."""
+        """Remember the concrete topics of the streams that are watched; writes nothing if they are the same."""
+        if sorted(topics) == self.topics():
+            return
         with self._database as database:
             database.execute("DELETE FROM streams")
             database.executemany("INSERT INTO streams VALUES (?)", [(topic,) for topic in topics])
@@ -288,8 +290,11 @@ class Store:
         """Remember what the broker's session holds. Called from the network thread."""
         _write(self.directory / "subscriptions.json", msgspec.json.encode(subscriptions))
 
-    def save(self, stream: str, snapshot: dict[str, Any]) -> None:
-        """Write a stream's snapshot: the old one or the new one is there, never half of one. Its journal is let go."""
+    def save(self, stream: str, snapshot: dict[str, Any]) -> int:
+        """Write a stream's snapshot: the old one or the new one is there, never half of one. Its journal is let go.
+
+        Return its size, bytes.
+        """
         body = zlib.compress(msgspec.msgpack.encode(snapshot, enc_hook=_encode), _LEVEL)
         checksum = _checksum(body)
         content = _MAGIC + checksum + body
@@ -297,6 +302,7 @@ class Store:
         _write(self._path(stream), content)
         self._written[stream] = Written(checksum, len(content))
         self._journal(stream).unlink(missing_ok=True)  # one that is left names the older snapshot, and counts no more
+        return len(content)
 
     def append(self, stream: str, addition: dict[str, Any]) -> bool:
         """Write what was added to a stream's snapshot; durable when this returns.

@@ -93,9 +93,9 @@ class VirtualAgent:
         self.telemetry.streams_max.set(self.pipeline.streams_max)
         self.publications.publish(now, now)
 
-    def save(self, *, whole: bool) -> None:
+    def save(self, now: float, *, whole: bool) -> None:
         """Write the state as the worker does at each snapshot interval, or at the end."""
-        save_all(self.store, self.pipeline, whole=whole)
+        save_all(self.store, self.pipeline, whole=whole, now=now)
 
     def _commit(self, outcome: Outcome, now: float) -> None:
         if outcome.alerts:
