@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.adapters.mqtt import MqttClient, MqttEvents
 from agent.bundle import find_bundle
-from agent.config import SensorSettings, read_configuration
+from agent.config import AgentSettings, SensorSettings, read_configuration
 from agent.core.bank import DetectorBank
 from agent.core.picture_settings import PictureReferenceSettings
 from agent.core.reference import Workspace
@@ -23,7 +23,7 @@ from agent.discovery.heard import Heard, Limits
 from agent.discovery.proposal import propose
 from agent.discovery.rendering import render
 from agent.errors import RedshankError, RefusedError
-from agent.room import BASE_BYTES
+from agent.room import BASE_BYTES, waiting_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ def costs() -> Costs:
     views = views_for(manifest.input.shape[0], manifest.outputs[0].shape[-1], 1.0, 0)
     bank = DetectorBank(settings.detector(), views, Workspace())
     return Costs(
-        base_bytes=BASE_BYTES,
+        base_bytes=BASE_BYTES + waiting_bytes(AgentSettings()),
         channel_bytes=bank.lane_bytes,
         picture_bytes=PICTURE_BYTES,
         rows=bank.detector(()).warm_up_rows,

@@ -16,6 +16,7 @@ import msgspec
 
 from agent.adapters.mqtt import Command
 from agent.config import ImageSettings
+from agent.room import waiting_bytes
 from agent.routing import pattern_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUEUE_SHARE: Final = 32  # the part of the memory limit that what waits may take
 _SAY_S: Final = 60.0
 _OBJECT_BYTES: Final = 250  # about: a message without its payload
 
@@ -106,7 +106,7 @@ class Inbox:
         """Go by these settings."""
         agent = configuration.agent
         self._most = agent.queue_size
-        self._most_bytes = max(agent.memory_limit_bytes // QUEUE_SHARE, 2 * agent.max_payload_bytes)
+        self._most_bytes = waiting_bytes(agent)
         self._pictures = [pattern_of(one) for one in configuration.streams if isinstance(one, ImageSettings)]
         self._window = configuration.broker.receive_maximum
 

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
     from agent.config import AgentSettings
     from agent.stream import Stream
 
-BASE_BYTES: Final = 70_000_000  # what the program takes without any stream (docs/benchmarks.md)
+BASE_BYTES: Final = 72_000_000  # what the program takes without any stream and any message (docs/benchmarks.md)
+WAITING_SHARE: Final = 32  # the part of the memory limit that messages which wait may take
 WEIGHED_AT_ONCE: Final = 500
+
+
+def waiting_bytes(agent: AgentSettings) -> int:
+    """Return how many bytes of messages may wait to be processed."""
+    return max(agent.memory_limit_bytes // WAITING_SHARE, 2 * agent.max_payload_bytes)
 
 
 class Room:
@@ -37,7 +43,7 @@ class Room:
 
     def left(self, agent: AgentSettings) -> int:
         """Return the memory that no stream takes yet; less than nothing where they take more than there is."""
-        return agent.memory_limit_bytes - BASE_BYTES - self.used
+        return agent.memory_limit_bytes - BASE_BYTES - waiting_bytes(agent) - self.used
 
     def leave(self, stream: Stream) -> None:
         """Let a stream go that is watched no longer."""

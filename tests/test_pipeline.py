@@ -206,7 +206,7 @@ def test_memory_bounds_the_number_of_streams(make):
 
 
 def test_streams_that_turn_out_too_large_while_they_learn_are_let_go_the_last_first(make):
-    pipeline = make(TIMED, agent=", memory_limit: 80MB")
+    pipeline = make(TIMED, agent=", memory_limit: 85MB")
     feed(pipeline, range(300))  # has learnt, with two channels
     wide = {f"c{number}": 1.0 for number in range(100)}
     pipeline.process([message(0, {"c": 1.0}, topic=f"plant/{name}") for name in "bcd"])
@@ -219,7 +219,7 @@ def test_streams_that_turn_out_too_large_while_they_learn_are_let_go_the_last_fi
     assert pipeline.room.used == sum(stream.bytes for stream in pipeline.streams.values()) < 10_000_000
     pipeline.process([message(2, wide, topic="plant/d")])
     assert pipeline.observer.reasons == ["too_many_streams"] * 3
-    alone = make(TIMED, agent=", memory_limit: 80MB")
+    alone = make(TIMED, agent=", memory_limit: 85MB")
     for i in range(2):
         alone.process([message(i, {f"c{number}": 1.0 for number in range(250)})])
     alone.tick(BEGUN, 0.0, None)
