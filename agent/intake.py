@@ -11,7 +11,6 @@ from agent.adapters.payload import Format, PayloadRejected, RejectReason, make_d
 from agent.adapters.payload.sparkplug_wire import MAX_METRICS
 from agent.core.joining import ChannelJoin, StandingValues
 from agent.core.types import Sample
-from agent.core.windowing import MAX_CHANNELS
 from agent.topic_pattern import TopicPattern
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class JoinedIntake(MessageIntake):
     def __init__(self, settings: SensorSettings, max_bytes: int) -> None:
         self._decode = make_decoder(msgspec.structs.replace(settings, channels=(), ignore_channels=()), max_bytes)
         self._channels, self._watched = frozenset(settings.channels), watched(settings.ignore_channels)
-        self._join = ChannelJoin(settings.carry_limit)
+        self._join = ChannelJoin(settings.carry_limit, settings.max_channels)
 
     def take(self, payload: bytes, received_at: float, channel: str | None) -> list[Sample]:
         """Return the samples that are complete with this message: none, or one or two of all channels."""
@@ -90,7 +89,7 @@ class ReportIntake(Intake):
 
     def __init__(self, settings: SensorSettings) -> None:
         self._channels, self._watched = settings.channels, watched(settings.ignore_channels)
-        self._standing = StandingValues(MAX_METRICS)
+        self._max_channels, self._standing = settings.max_channels, StandingValues(MAX_METRICS)
 
     def report(self, reading: Reading) -> Sample:
         """Return the sample of all channels at a reading. Raises PayloadRejected."""
@@ -98,7 +97,7 @@ class ReportIntake(Intake):
         if self._channels:
             values = {name: values[name] for name in self._channels if name in values}
         sample = self._standing.push(reading.at, values, reading.gone, anew=reading.is_birth)
-        if len(sample.values) > MAX_CHANNELS:
+        if len(sample.values) > self._max_channels:
             raise PayloadRejected(RejectReason.TOO_MANY_CHANNELS)
         if not sample.values:
             raise PayloadRejected(RejectReason.NO_VALUES)

@@ -205,6 +205,16 @@ def test_reasons(make, node):
     ]
 
 
+def test_max_channels_is_what_was_configured(make, node):
+    joined = make(JOINED, TIMED + "    max_channels: 2\n")
+    for i in range(3):
+        joined.process(room(i, dict.fromkeys(("temp", "humidity", "light"), 1.0)))
+    assert of(joined, "rooms/hall").channels == ["temp", "humidity"]
+    wide = make(SPARKPLUG, "    max_channels: 300\n")
+    send(wide, node, "DBIRTH", 0, [metric(f"m{index}", 1.0) for index in range(300)])
+    assert len(of(wide, "line/line1/pump").channels) == 300
+
+
 def test_of_a_large_device_only_configured_metrics_are_watched(make, node):
     pipeline = make(SPARKPLUG, "    channels: [m7, m300, temp]\n")
     send(pipeline, node, "DBIRTH", 0, [metric(f"m{index}", float(index)) for index in range(400)])

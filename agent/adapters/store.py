@@ -49,6 +49,7 @@ _COLUMNS: Final = {
     "retained": "topic",
     "streams": "topic",
     "choices": "question, answer",
+    "nodes": "name, births",
 }
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS alerts (stream TEXT, kind TEXT, state BLOB NOT NULL, PRIMARY KEY (stream, kind));

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from agent.core.types import Sample
-from agent.core.windowing import MAX_CHANNELS
 
 _SMOOTH: Final = 16  # intervals that a usual one is the mean of, about
 _SLACK: Final = 0.5  # intervals: what is a little late is not missing yet
@@ -28,15 +27,15 @@ class Held(msgspec.Struct):
 
 
 class ChannelJoin:
-    """Makes samples of rounds: what comes until each channel has come that did so in the last round.
+    """Makes samples of at most `max_channels` from rounds: what comes until each channel of the last round has come.
 
     A round also ends when a channel comes again, and after half of the usual interval of its fastest channel. A sample
     has the time of its newest value. A channel that has not come keeps its last value for `carry_limit` of its own
     usual intervals, so what comes more rarely than the others is not missing in between.
     """
 
-    def __init__(self, carry_limit: int) -> None:
-        self._carry_limit = carry_limit
+    def __init__(self, carry_limit: int, max_channels: int) -> None:
+        self._carry_limit, self._max_channels = carry_limit, max_channels
         self._held: dict[str, Held] = {}
         self._round: set[str] = set()
         self._expected: set[str] = set()  # channels that end the round when all have come
@@ -52,7 +51,7 @@ class ChannelJoin:
         for name, value in values.items():
             held = self._held.get(name)
             if held is None:
-                if len(self._held) == MAX_CHANNELS:
+                if len(self._held) == self._max_channels:
                     continue
                 held = self._held[name] = Held(value, at)
             else:

@@ -629,7 +629,7 @@ def test_an_alert_state_that_is_damaged_is_left_out(store, caplog, state):
 
 
 def test_what_a_database_holds_that_fails_even_to_be_read_is_there_again_later(store):
-    store.commit([AlertRow("pump", "anomaly", {"a": 1})], [row(1), row(2)])
+    store.commit([AlertRow("pump", "anomaly", {"a": 1})], [row(1), row(2)], {"plant/edge": b"births"})
     (_, sent) = store.outbox(0, 10)
     store._database.close()  # as a disk that has gone: it raises at any use
     store.detach()
@@ -640,3 +640,4 @@ def test_what_a_database_holds_that_fails_even_to_be_read_is_there_again_later(s
     store.attach()
     assert [one.payload for one in store.outbox(sent.seq, 10)] == [b"payload 3", b"payload 1", b"payload 2"]
     assert store.alerts() == [AlertRow("pump", "anomaly", {"a": 1})]
+    assert store.nodes() == [("plant/edge", b"births")]

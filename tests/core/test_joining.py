@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.joining import ChannelJoin, StandingValues
-from agent.core.windowing import MAX_CHANNELS
+
+MOST = 8  # channels
 
 
 def joined(values, join=None, carry_limit=5):
     """Return the samples that (time, channel, value) make."""
-    join = join or ChannelJoin(carry_limit)
+    join = join or ChannelJoin(carry_limit, MOST)
     return [(row.at, row.values) for at, name, value in values for row in join.push(at, {name: value})]
 
 
@@ -24,7 +25,7 @@ def test_a_burst_of_all_channels_is_a_sample_once_its_last_value_has_come():
     # a b c          a b c          a b c
     #                ^ the first    ^ the second, at once
     values = burst(0.0, 1.0) + burst(10.0, 2.0) + burst(20.0, 3.0)
-    join = ChannelJoin(5)
+    join = ChannelJoin(5, MOST)
     made = [joined([one], join) for one in values]
     whole = [(10.0 * index + 0.02, dict.fromkeys("abc", index + 1.0)) for index in range(3)]
     assert made == [[], [], [], [whole[0]], [], [whole[1]], [], [], [whole[2]]]
@@ -65,7 +66,7 @@ def test_a_round_does_not_wait_longer_than_half_an_interval():
 
 
 def test_several_values_of_one_message_stay_together():
-    join = ChannelJoin(5)
+    join = ChannelJoin(5, MOST)
     assert join.push(1.0, {"a": 1.0, "b": 2.0}) == []
     (row,) = join.push(2.0, {"b": 3.0})
     assert (row.at, row.values) == (1.0, {"a": 1.0, "b": 2.0})
@@ -79,10 +80,10 @@ def test_a_clock_that_is_set_back_begins_a_round_of_its_own():
 
 
 def test_channels_are_bounded():
-    join = ChannelJoin(5)
-    for index in range(MAX_CHANNELS + 10):
+    join = ChannelJoin(5, MOST)
+    for index in range(MOST + 10):
         join.push(float(index), {f"c{index}": 1.0})
-    assert len(join.snapshot()["held"]) == MAX_CHANNELS
+    assert len(join.snapshot()["held"]) == MOST
 
 
 EVENTS = st.lists(st.tuples(st.floats(0.01, 20.0), st.sampled_from("abc"), st.floats(-10, 10)), max_size=40)
@@ -95,10 +96,10 @@ def test_it_goes_on_from_a_snapshot_as_if_never_stopped(events, cut):
     for passed, name, value in events:
         at += passed
         values.append((at, name, value))
-    whole, first = ChannelJoin(3), ChannelJoin(3)
+    whole, first = ChannelJoin(3, MOST), ChannelJoin(3, MOST)
     expected = joined(values, whole)
     begun = joined(values[:cut], first)
-    second = ChannelJoin(3)
+    second = ChannelJoin(3, MOST)
     second.restore(first.snapshot())
     assert begun + joined(values[cut:], second) == expected
     assert second.snapshot() == whole.snapshot()
