@@ -29,6 +29,7 @@ from agent.commands import MAX_COMMAND_BYTES, Commander
 from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
 from agent.disk import Disk
+from agent.encoder_choice import chosen, read_choices
 from agent.errors import ConfigurationError, Problem
 from agent.inbox import Backlog, Inbox
 from agent.pipeline import Outcome, Pipeline
@@ -68,7 +69,9 @@ def with_defaults(configuration: Configuration) -> Configuration:
 
 
 class Choices(Protocol):
-    """Where it is kept which variant on which runtime is fastest."""
+    """The state directory, where it is kept which variant on which runtime is fastest."""
+
+    directory: Path
 
     def choice(self, question: str) -> str | None:
         """Return what was chosen before, None if nothing was."""
@@ -84,6 +87,7 @@ class NewChoices:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.directory = store.directory
         self.made: dict[str, str] = {}
 
     def choice(self, question: str) -> str | None:
@@ -112,21 +116,26 @@ def load_encoders(
     Raises BundleError, and ConfigurationError if no picture could be looked at: all is ignored, or Pillow is missing.
 
     Which variant on which runtime is fastest is measured once and kept in `store`: snapshots are of the pair they were
-    made with.
+    made with. What `redshank encoders --write` left in that directory takes the place of that, as long as it holds.
     """
     found: dict[str, Encoder | PictureEncoder] = dict(loaded or {})
+    measured = None if store is None else read_choices(store.directory)
     for name, of_pictures in sorted(named_encoders(configuration)):
         if name in found:
             continue
         bundle = find_bundle(name, configuration.encoders.trusted_keys)
         offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
         question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
-        chosen = store.choice(question) if store is not None else None
-        runtime, file = chosen.split(" ", 1) if chosen is not None else (None, None)
+        kept = store.choice(question) if store is not None else None
+        best = chosen(measured, bundle)
+        runtime, file = kept.split(" ", 1) if kept is not None else (None, None)
+        if best is not None:
+            runtime, file = best.runtime.split()[0], best.file
         load = load_picture_encoder if of_pictures else load_encoder
-        found[name] = encoder = load(bundle, runtime, file)
-        if store is not None and chosen is None:
-            store.choose(question, f"{encoder.runtime.split()[0]} {encoder.file}")
+        found[name] = encoder = load(bundle, runtime, file, 1 if best is None else best.threads)
+        answer = f"{encoder.runtime.split()[0]} {encoder.file}"
+        if store is not None and kept != answer:
+            store.choose(question, answer)
     for one in configuration.streams:
         if isinstance(one, ImageSettings):
             height, width, _ = cast("PictureEncoder", found[one.encoder]).shape

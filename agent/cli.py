@@ -35,6 +35,8 @@ DEFAULT_CONFIG: Final = Path("/etc/redshank/redshank.yaml")
 EXIT_REFUSED: Final = 69
 EXIT_CONFIGURATION: Final = 78
 RECORDERS_SESSION_S: Final = 60.0
+MIN_TRIAL_S: Final = 0.001
+MAX_TRIAL_S: Final = 60.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,8 +97,26 @@ def parser() -> argparse.ArgumentParser:
     credential.add_argument("scheme", choices=["basic", "bearer"])
     credential.add_argument("name", help="basic: the user name; bearer: what tells tokens apart in the file")
     credential.add_argument("--token", type=Path, metavar="FILE", help="bearer: new file for the token, for Prometheus")
-    commands.add_parser("encoders", help="list installed encoder bundles, measured here")
+    _add_encoders(commands)
     return top
+
+
+def _add_encoders(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    encoders = commands.add_parser(
+        "encoders",
+        help="measure encoders on this very device, and write down which variant, runtime and threads are best",
+    )
+    encoders.add_argument(
+        "bundle", nargs="*", help="names or paths; default: those installed, with --config those in it"
+    )
+    encoders.add_argument("--config", type=Path, help=f"with --write, default: {DEFAULT_CONFIG}")
+    encoders.add_argument("--write", action="store_true", help="write the best down, for the agent's next start")
+    encoders.add_argument("--state", type=Path, metavar="DIR", help="write it there; default: what --config says")
+    encoders.add_argument("--threads", type=int, metavar="N", help="try up to so many; default: all cores, at most 4")
+    encoders.add_argument(
+        "--seconds", type=float, default=1.0, help="for calls of one size of one combination; default: %(default)g"
+    )
+    encoders.add_argument("--json", action="store_true", help="print all that was found, for programs")
 
 
 def _add_discover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -395,22 +415,38 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _encoders(options: argparse.Namespace) -> int:
-    del options
-    from agent.adapters.tflite import TfliteModel, candidates  # noqa: PLC0415  as above
-    from agent.bundle import installed_bundles, read_model  # noqa: PLC0415  as above
+    from agent.bundle import find_bundle, installed_bundles  # noqa: PLC0415  as above
+    from agent.encoder_choice import write_choices  # noqa: PLC0415  as above
+    from agent.encoder_trial import MAX_THREADS, cores  # noqa: PLC0415  as above
+    from agent.encoders_view import as_json, lines, measure  # noqa: PLC0415  as above
 
-    for bundle in installed_bundles():
-        manifest = bundle.manifest
-        outputs = ", ".join(f"{one.name} {_shape(one.shape)}" for one in manifest.outputs)
-        sys.stdout.write(f"{manifest.name}: {manifest.kind}, input {_shape(manifest.input.shape)}, {outputs}\n")
-        for variant in manifest.variants:
-            size = len(read_model(bundle, variant))
-            sys.stdout.write(f"  {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}\n")
-            for runtime, _ in (one for one in candidates(bundle) if one[1] is variant):
-                model = TfliteModel(bundle, variant, runtime)
-                batch = max(model.batches)
-                per_input_us = 1e6 * model.seconds_per_input(batch)
-                sys.stdout.write(f"    {model.runtime}: {per_input_us:.1f} us per input in batches of {batch}\n")
+    if not MIN_TRIAL_S <= options.seconds <= MAX_TRIAL_S:
+        parser().error(f"encoders: expected {MIN_TRIAL_S:g} to {MAX_TRIAL_S:g} seconds, found {options.seconds:g}")
+    most = min(cores(), MAX_THREADS) if options.threads is None else options.threads
+    if not 1 <= most <= cores():
+        parser().error(f"encoders: expected 1 to {cores()} threads, found {most}")
+    names, state = options.bundle, options.state
+    if options.config is not None or (options.write and state is None):
+        from agent.app import named_encoders  # noqa: PLC0415  as above
+        from agent.config import load_configuration  # noqa: PLC0415  as above
+
+        configuration = load_configuration(options.config or DEFAULT_CONFIG)
+        names = names or sorted(name for name, _ in named_encoders(configuration))
+        state = state or Path(configuration.agent.state_dir)
+        bundles = [find_bundle(name, configuration.encoders.trusted_keys) for name in names]
+    else:
+        bundles = [find_bundle(name) for name in names] or installed_bundles()
+    found = []
+    for one in measure(bundles, range(1, most + 1), options.seconds):
+        found.append(one)
+        if not options.json:
+            sys.stdout.write("".join(f"{line}\n" for line in lines(one)))
+            sys.stdout.flush()
+    if options.json:
+        sys.stdout.write(as_json(found).decode() + "\n")
+    if options.write:
+        written = write_choices(state, [one.choice for one in found])
+        sys.stderr.write(f"{written}: written; the agent heeds it at its next start\n")
     return 0
 
 
@@ -438,10 +474,6 @@ def _credential(options: argparse.Namespace) -> int:
             file.write(secret)
     sys.stdout.write(f"{line}\n")
     return 0
-
-
-def _shape(shape: list[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 _COMMANDS: Final = {

@@ -5,8 +5,6 @@ Needs only what the agent needs.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -16,6 +14,7 @@ import numpy as np
 from agent.adapters.tflite import TfliteModel, candidates, levels_of, no_variant
 from agent.bundle import Bundle, Quantization, Variant, read_model
 from agent.core.types import F32, F64
+from agent.encoder_trial import in_process
 from agent.errors import BundleError
 from converter.gates import Gate, Result, apply
 from converter.operators import Operator, oldest_runtime, operators_of, required, too_new
@@ -117,7 +116,7 @@ def judge(
             measured,
             ms_1=1e3 * one_s,
             ms_32=1e3 * _MANY * model.seconds_per_input(_MANY, runs),
-            memory_mb=memory_bytes(bundle, variant, runtime) / _MEGA,
+            memory_mb=in_process(bundle, variant, runtime).memory_bytes / _MEGA,
         )
     return Verdict(**about, runtime=model.runtime, measured=measured, results=apply(gates, measured), scores=scores)
 
@@ -135,21 +134,6 @@ def _flat(held_out: HeldOut, name: str, found: F32) -> tuple[F32, F32, Populatio
     # A patch of an anomalous picture need not be anomalous: patches have no labels.
     population = Population(np.repeat(of.stream, many), np.repeat(of.reference, many), None)
     return expected.reshape(-1, expected.shape[2]), found.reshape(-1, found.shape[2]), population
-
-
-def memory_bytes(bundle: Bundle, variant: Variant, runtime: str) -> int:
-    """Return the resident memory that loading and running a variant adds, measured in a process of its own."""
-    done = subprocess.run(  # noqa: S603  our own module
-        [sys.executable, "-m", "converter.footprint", str(bundle.path), variant.file, runtime],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise BundleError(
-            f"{bundle.path / variant.file}: its process ended with {done.returncode}: {done.stderr[-500:]}"
-        )
-    return int(done.stdout)
 
 
 def report(bundle: Bundle, verdicts: list[Verdict]) -> dict[str, Any]:

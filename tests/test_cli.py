@@ -10,15 +10,20 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agent.adapters.recording import line_of, read_messages
+from agent.adapters.store import Store
 from agent.adapters.tflite import available_runtimes
-from agent.bundle import ENCODERS, find_bundle, installed_bundles, read_model
+from agent.app import load_encoders
+from agent.bundle import ENCODERS, installed_bundles, read_model
 from agent.cli import main
+from agent.config import load_configuration
+from agent.encoder_trial import CallCost, Tried
+from agent.errors import BundleError
 from agent.ports import InboundMessage
 from tests.brokers import Peer, ScriptedBroker, free_port, wait_until
 
@@ -230,40 +235,83 @@ def test_streams_budgets_that_exceed_that_of_all_are_warned_of(configure, capsys
 # encoders
 
 
-def test_installed_encoders_are_listed_with_each_variant_and_runtime_measured(capsys):
-    assert main(["encoders"]) == 0
+def test_encoders_are_listed_with_each_variant_and_combination(capsys, monkeypatch):
+    def measured(_, variant, runtime, *, threads, seconds):
+        assert (threads, seconds) == (1, 0.5)
+        if runtime != available_runtimes()[-1]:
+            raise BundleError("it ended")
+        sizes = sorted({min(variant.signatures.values()), max(variant.signatures.values())})
+        calls = [CallCost(batch, 7, batch + 0.25, batch, batch + 0.5, 3.0 if batch == 1 else None) for batch in sizes]
+        return Tried(f"{runtime} 1.2.3", 12_345_678, "a meter", calls)
+
+    monkeypatch.setattr("agent.encoder_trial.in_process", measured)
+    assert main(["encoders", "--threads", "1", "--seconds", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    expected = []
-    for bundle in installed_bundles():
-        expected.append(f"{bundle.manifest.name}: {bundle.manifest.kind}, input ")
-        for variant in bundle.manifest.variants:
-            size = len(read_model(bundle, variant))
-            expected.append(f"  {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}")
-            expected += [f"    {runtime} " for runtime in available_runtimes()]
-    assert len(lines) == len(expected)
-    for line, start in zip(lines, expected, strict=True):
-        assert line.startswith(start)
-        if start.startswith("    "):
-            assert 0 < float(line.split(": ")[1].partition(" us per input")[0]) < 1e7
     assert "efficientnet-lite0: image, input 224 x 224 x 3, block_10 14 x 14 x 112, block_14 7 x 7 x 192" in lines
     assert "sensor-small: sensor, input 64 x 2, embedding 32" in lines
-    assert [line.split(",")[0].strip() for line in lines if " bytes, " in line] == ["int8", "int8-weights", "int8"]
-    assert [line.rpartition(" in batches of ")[2] for line in lines if " in batches of " in line] == [
-        batch for batch in ("1", "1", "32") for _ in available_runtimes()
+    for bundle in installed_bundles():
+        for variant in bundle.manifest.variants:
+            size = len(read_model(bundle, variant))
+            assert f"  {variant.precision}, {size} bytes, sha256 {variant.sha256[:12]}" in lines
+    last = available_runtimes()[-1]
+    rows = [line.split() for line in lines if f" {last} 1.2.3 " in line and " best: " not in line]
+    shown = [" ".join(row) for row in rows]
+    assert shown == [
+        f"* int8 {last} 1.2.3 1 1 1.25 1 to 1.5 7 12.3 3",
+        f"int8-weights {last} 1.2.3 1 1 1.25 1 to 1.5 7 12.3 3",
+        f"* int8 {last} 1.2.3 1 1 1.25 1 to 1.5 7 12.3 3",
+        f"* int8 {last} 1.2.3 1 32 32.2 32 to 32.5 7 12.3 not told",
     ]
+    failed = [line for line in lines if "could not be measured" in line]
+    assert len(failed) == 3 * (len(available_runtimes()) - 1)
+    assert all(line.endswith("with 1 thread could not be measured: it ended") for line in failed)
+    assert lines.count(f"  best: int8 on {last} 1.2.3 with 1 thread") == 2
+    assert lines.count("  energy: a meter") == 2
 
 
-def test_a_variant_is_measured_only_on_the_runtimes_it_was_proven_on(monkeypatch, capsys):
-    bundle = find_bundle("sensor-small")
-    (variant,) = bundle.manifest.variants
-    runtime = available_runtimes()[-1]
-    variants = [msgspec.structs.replace(variant, runtimes=runtimes) for runtimes in ([], [runtime, "microcontroller"])]
-    changed = msgspec.structs.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, variants=variants))
-    monkeypatch.setattr("agent.bundle.installed_bundles", lambda: [changed])
-    assert main(["encoders"]) == 0
-    _, first, second, measured = capsys.readouterr().out.splitlines()
-    assert first == second
-    assert measured.startswith(f"    {runtime} ")
+def test_what_is_best_is_written_down_for_the_agents_next_start(configure, tmp_path, capsys):
+    path = configure()
+    arguments = ["encoders", "--config", str(path), "--threads", "1", "--seconds", "0.01", "--json", "--write"]
+    state = tmp_path / "told"
+    state.mkdir()
+    assert main([*arguments, "--state", str(state)]) == 0
+    out, err = capsys.readouterr()
+    assert err == f"{state / 'encoders.json'}: written; the agent heeds it at its next start\n"
+    told = json.loads(out)
+    (encoder,) = told["encoders"]
+    assert encoder["name"] == "sensor-small"
+    assert [one["runtime"] for one in encoder["trials"]] == available_runtimes()
+    assert all(one["tried"]["memory_bytes"] > 0 for one in encoder["trials"])
+    written = json.loads((state / "encoders.json").read_text())
+    assert written["machine"] == told["machine"]
+    assert written["choices"] == [encoder["best"]]
+    with closing(Store(state)) as store:
+        (loaded,) = load_encoders(load_configuration(path), store).values()
+    assert (loaded.runtime, loaded.file) == (encoder["best"]["runtime"], encoder["best"]["file"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seconds", "0"], "expected 0.001 to 60 seconds, found 0"),
+        (["--threads", "0"], "threads, found 0"),
+        (["--threads", "100000"], "threads, found 100000"),
+    ],
+)
+def test_encoders_are_measured_within_bounds(arguments, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["encoders", *arguments])
+    assert ended.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_bundle_that_has_nothing_for_the_runtimes_here_is_a_problem_of_the_bundle(tmp_path, capsys):
+    folder = Path(shutil.copytree(ENCODERS / "sensor-small", tmp_path / "mine"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["variants"][0]["runtimes"] = ["microcontroller"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["encoders", str(folder)]) == 78
+    assert "found variants for microcontroller" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["check"], ["run", "--config"], ["replay", "RECORDING", "--config"]])

@@ -189,9 +189,11 @@ class TflitePictureEncoder(TfliteModel):
         super().__init__(bundle, variant, runtime, num_threads)
 
 
-def load_picture_encoder(bundle: Bundle, runtime: str | None = None, file: str | None = None) -> TflitePictureEncoder:
+def load_picture_encoder(
+    bundle: Bundle, runtime: str | None = None, file: str | None = None, num_threads: int = 1
+) -> TflitePictureEncoder:
     """Load the variant and runtime for pictures that are named, or the fastest pair, as `load_encoder` does."""
-    return _fastest(TflitePictureEncoder, bundle, runtime, file, 1)
+    return _fastest(TflitePictureEncoder, bundle, runtime, file, num_threads)
 
 
 def load_encoder(
