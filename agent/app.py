@@ -669,7 +669,7 @@ class Agent(MqttEvents):
                     self.store.set_aside(name, OUTDATED)
 
         self.disk.write(write)
-        self._let_go(done.removed)
+        self._let_go(done.removed, [name for name, fate in done.fates.items() if fate is not Fate.UNCHANGED])
         self._commit(done.outcome)
         self.publications.publish(monotonic(), time())
         self.pipeline.restore = make_restore(self.store)
@@ -680,13 +680,16 @@ class Agent(MqttEvents):
         changes = entry_changes(before, after, self.pipeline.streams.values(), done)
         self.reloader.apply(changes, reconnects=client is not None)
 
-    def _let_go(self, removed: list[Stream]) -> None:
-        """Forget streams that are no longer watched."""
+    def _let_go(self, removed: list[Stream], renewed: Sequence[str] = ()) -> None:
+        """Forget streams that are no longer watched; those `renewed` have other settings."""
         for stream in removed:
             stream.begin_anew()  # others may have what it took
             self.telemetry.forget(stream.name)
         self.publications.configure(
-            self.configuration, announcements_of(self.configuration, self.topics), [stream.name for stream in removed]
+            self.configuration,
+            announcements_of(self.configuration, self.topics),
+            [stream.name for stream in removed],
+            renewed,
         )
 
     def _make_room(self) -> None:

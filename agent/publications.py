@@ -94,18 +94,26 @@ class Publications:
         self.configure(configuration, announcements)
 
     def configure(
-        self, configuration: Configuration, announcements: Announcements | None, removed: Iterable[str] = ()
+        self,
+        configuration: Configuration,
+        announcements: Announcements | None,
+        removed: Iterable[str] = (),
+        renewed: Iterable[str] = (),
     ) -> None:
-        """Go by another configuration; what is kept for the streams `removed`, or unknown to it, is cleared."""
+        """Go by another configuration; what is kept for the streams `removed`, or unknown to it, is cleared.
+
+        The streams `renewed` have other settings, maybe another encoder or kind: they are told and announced again.
+        """
         self._names = tuple(stream_name(settings.name, []) for settings in configuration.streams)
         if announcements != self._announcements:
             self._announcements = announcements
             self._announced.clear()
-        for name in removed:
+        removed = set(removed)
+        for name in removed.union(renewed):
             self._states.pop(name, None)
             self._heatmaps.pop(name, None)
             self._announced.discard(name)
-            self._gone.add(name)
+        self._gone |= removed
         self._clearing = True
 
     def renew(self) -> None:
@@ -259,8 +267,9 @@ class Publications:
         for topic in self._retained:
             name = self._name(topic)
             if name is not None:
-                wanted.add(topic)
                 devices.add(name)
+                if not self._shows_no_picture(topic, name):
+                    wanted.add(topic)
         if self._announcements is not None:
             wanted |= {self._announcements.topic(self._announcements.device(name)) for name in devices}
             wanted.add(self._announcements.topic(self._announcements.agent_device))
@@ -282,6 +291,11 @@ class Publications:
         name = topic.removeprefix(self._topics.root).rpartition("/")[0]
         known = any(name == one or name.startswith(f"{one}/") for one in self._names)
         return name if known and name not in self._gone else None
+
+    def _shows_no_picture(self, topic: str, name: str) -> bool:
+        """Tell whether a topic is the heatmap of a stream that was of pictures once, and is no longer."""
+        stream = self._streams.get(name)
+        return topic == self._topics.heatmap(name) and stream is not None and not isinstance(stream, PictureStream)
 
     def _remember(self) -> None:
         """Have what is retained on disk."""

@@ -81,7 +81,7 @@ streams:
             except OSError:
                 return False
 
-        wait_until(answers, 20)
+        wait_until(answers, 60)
         return self
 
     def stop(self, number=signal.SIGTERM):

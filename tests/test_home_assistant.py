@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from tests import test_agent
 from tests.brokers import wait_until
 from tests.homes import entities
 from tests.scenes import encoded, scene
 from tests.test_agent import GATE, alerts, publish
+from tests.test_living import OTHER, edit
 
 make_process, make_peer = test_agent.make_process, test_agent.make_peer
 MORE = GATE + "commands: {enabled: true}\nhomeassistant: {discovery: always, snooze: 2h}\n"
@@ -88,3 +90,41 @@ def test_streams_are_found_followed_and_answered_and_go(mosquitto, make_process,
     late = make_peer(mosquitto, "homeassistant/#")  # what the broker keeps
     wait_until(lambda: len(late.received) == 2)
     assert sum("_gate_yard_" in topic for topic, _, _ in late.received) == 0
+
+
+def test_a_reload_brings_changes_and_takes_what_it_announced(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#", "homeassistant/#")
+    home = Home(peer)
+    more = MORE.replace(GATE, OTHER + "    encoder: none\n")
+    process = make_process(mosquitto, stream="encoder: none", more=more).start().ready()
+    peer.publish("other/x", '{"level": 1}')
+    publish(peer, range(3))
+    wait_until(lambda: home.state("switch.other_x_snooze") and home.state("switch.pump_a_snooze"), 20)
+
+    def reload(*changes):
+        edit(process, *changes)
+        process.popen.send_signal(signal.SIGHUP)
+
+    before = home.configs()
+    reload(("name: other", "name: tank"), ("other/+", "tank/+"), ("cooldown: 5s", "cooldown: 6s"))
+    wait_until(lambda: home.state("switch.other_x_snooze") is None, 20)  # one stream went
+    peer.publish("tank/x", '{"level": 1}')
+    wait_until(lambda: home.state("sensor.tank_x_phase") == "learning", 20)  # one came
+    (pump,) = (topic for topic in before if "_pump_a_" in topic)
+    wait_until(lambda: home.configs()[pump] == 2)  # one changed
+    assert {topic: count for topic, count in home.configs().items() if topic in before} == {**before, pump: 2}
+
+    reload(("commands: {enabled: true}", "commands: {enabled: false}"))
+    wait_until(lambda: home.state("sensor.redshank_pi_last_answer") is None, 20)
+    wait_until(lambda: home.state("switch.pump_a_snooze") is None and home.state("switch.tank_x_snooze") is None)
+    assert home.state("sensor.pump_a_phase") == "learning"
+
+    reload(("discovery: always", "discovery: never"))
+    wait_until(lambda: entities(peer.received) == {}, 20)
+    late = make_peer(mosquitto, "homeassistant/#", "redshank/pi/+/+/state")
+    kept = {"redshank/pi/pump/a/state", "redshank/pi/tank/x/state"}
+    wait_until(lambda: {topic for topic, _, _ in late.received} == kept)
+    assert process.metric('redshank_configuration_reloads_total{outcome="applied"}') == 3.0
+    code, log = process.stop()
+    assert code == 0
+    assert "Traceback" not in log

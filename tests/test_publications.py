@@ -14,6 +14,8 @@ from agent.config import load_configuration
 from agent.core.alerting import AlertKind
 from agent.pipeline import Heatmap, Outcome, Pipeline
 from agent.publications import ANNOUNCED_AT_ONCE, GREETED_WITHIN_S, STATE_S, Publications, announcements_of
+from agent.reconfiguration import Fate
+from tests.scenes import encoder
 
 TOPICS = Topics("redshank", "pi")
 ALWAYS = "homeassistant: {discovery: always}"
@@ -46,6 +48,10 @@ class Client:
         return [(topic, payload) for topic, payload in sent if topic.endswith(ending)]
 
 
+def encoders_of(configuration):
+    return load_encoders(configuration, loaded={"efficientnet-lite0": encoder()})
+
+
 class Desk:
     """Publications over a real pipeline and store."""
 
@@ -57,7 +63,7 @@ class Desk:
         self.troubles = []
         configuration = self.configured(names)
         telemetry = Telemetry(1, 256_000_000)
-        self.pipeline = Pipeline(configuration, load_encoders(configuration), TOPICS, telemetry)
+        self.pipeline = Pipeline(configuration, encoders_of(configuration), TOPICS, telemetry)
         self.publications = Publications(
             configuration,
             TOPICS,
@@ -72,7 +78,11 @@ class Desk:
         self.publications.renew()
 
     def configured(self, names=("pump",), more=None):
-        streams = "".join(f'\n  - {{name: "{name}", topic: "plant/{name}/+", encoder: none}}' for name in names)
+        kinds = ["kind: image" if name == "gate" else "encoder: none" for name in names]
+        streams = "".join(
+            f'\n  - {{name: "{name}", topic: "plant/{name}/+", {kind}}}'
+            for name, kind in zip(names, kinds, strict=True)
+        )
         path = self.folder / "redshank.yaml"
         path.write_text(
             f"agent: {{id: pi, memory_limit: 4GB}}\n{self.more if more is None else more}\nstreams:{streams}\n"
@@ -82,6 +92,16 @@ class Desk:
     def configure(self, *, removed=(), **how):
         configuration = self.configured(**how)
         self.publications.configure(configuration, announcements_of(configuration, TOPICS), removed)
+
+    def reload(self, change):
+        """Go by a configuration that is changed in its text, as the agent does at a reload."""
+        path = self.folder / "redshank.yaml"
+        path.write_text(change(path.read_text()))
+        configuration = with_defaults(load_configuration(path))
+        done = self.pipeline.reconfigure(configuration, encoders_of(configuration), 0.0)
+        renewed = [name for name, fate in done.fates.items() if fate is not Fate.UNCHANGED]
+        removed = [stream.name for stream in done.removed]
+        self.publications.configure(configuration, announcements_of(configuration, TOPICS), removed, renewed)
 
     def _on_disk(self, write):
         if self.disk:
@@ -198,9 +218,9 @@ def test_while_the_broker_is_away_nothing_is_published_and_nothing_forgotten(des
 
 
 def test_what_the_client_does_not_take_is_published_later(make_desk):
-    desk = make_desk(more=ALWAYS)
-    desk.pipeline.stream_of("plant/pump/a")
-    desk.publications.decided(Outcome([], [], [], [Heatmap("pump/a", b"png")]))
+    desk = make_desk(names=["gate"], more=ALWAYS)
+    desk.pipeline.stream_of("plant/gate/a")
+    desk.publications.decided(Outcome([], [], [], [Heatmap("gate/a", b"png")]))
     everything = {topic for topic, _ in desk.client.take()}
     for now in range(10):
         desk.client.room = 1
@@ -273,20 +293,20 @@ def test_a_name_that_is_too_long_is_said_and_not_announced(make_desk, caplog):
 
 
 def test_what_is_no_longer_configured_or_watched_is_cleared(make_desk):
-    desk = make_desk(names=["pump", "50%"], more=ALWAYS)
-    for topic in ("plant/pump/a", "plant/pump/b", "plant/50%/a"):
+    desk = make_desk(names=["pump", "gate", "50%"], more=ALWAYS)
+    for topic in ("plant/pump/a", "plant/gate/b", "plant/50%/a"):
         desk.pipeline.stream_of(topic)
-    desk.publications.decided(Outcome([], [], [], [Heatmap("pump/b", b"png")]))
+    desk.publications.decided(Outcome([], [], [], [Heatmap("gate/b", b"png")]))
     desk.publish()
     assert len(desk.known) == 9
     tell(desk)
-    del desk.pipeline.streams["pump/b"]
+    del desk.pipeline.streams["gate/b"]
     desk.client.take()
-    desk.configure(names=["pump", "50%"], removed=["pump/b"])
+    desk.configure(names=["pump", "gate", "50%"], removed=["gate/b"])
     desk.publish(1.0)
     sent = desk.client.take()
     gone = [topic for topic, payload in sent if payload == b""]
-    assert {TOPICS.state("pump/b"), TOPICS.heatmap("pump/b")} < set(gone)
+    assert {TOPICS.state("gate/b"), TOPICS.heatmap("gate/b")} < set(gone)
     assert len(gone) == 3
     assert [topic for topic, _ in sent if topic.endswith("/config")] == [gone[0]]  # nothing is announced anew
     assert desk.store.last_alerts().keys() == {TOPICS.alert("pump/a")}
@@ -309,6 +329,51 @@ def test_a_stream_that_comes_back_is_published_and_announced_again(make_desk):
     desk.publish(1.0)
     assert {TOPICS.state("pump/a")} | set(announced(desk)) <= desk.known
     assert len(desk.known) == 4
+
+
+def devices(desk):
+    """Return what was announced since the last time, by the stream's or the agent's name."""
+    told = [json.loads(payload) for _, payload in desk.client.take("/config")]
+    return {one["dev"]["name"]: one for one in told}
+
+
+@pytest.fixture
+def two(make_desk):
+    """Return a desk where two streams, and the agent, are announced."""
+    made = make_desk(names=["pump", "gate"], more=ALWAYS)
+    made.pipeline.stream_of("plant/pump/a")
+    made.pipeline.stream_of("plant/gate/a")
+    made.publications.decided(Outcome([], [], [], [Heatmap("gate/a", b"png")]))
+    made.publish()
+    assert devices(made).keys() == {"Redshank pi", "pump/a", "gate/a"}
+    return made
+
+
+def test_a_reload_announces_again_what_is_another_device_now_and_nothing_else(two):
+    two.reload(lambda text: text.replace('+", encoder: none', '+", encoder: sensor-small'))
+    two.publish(1.0)
+    told = devices(two)
+    assert told.keys() == {"pump/a"}
+    assert told["pump/a"]["dev"]["mdl"] == "Stream, sensor-small"
+    two.reload(lambda text: text)
+    two.publish(2.0)
+    assert devices(two) == {}
+
+
+def test_a_stream_that_is_no_longer_of_pictures_loses_its_picture(two):
+    heatmap = TOPICS.heatmap("gate/a")
+    assert heatmap in two.known
+    two.reload(lambda text: text.replace("kind: image", "encoder: none"))
+    two.publish(1.0)
+    sent = two.client.take()
+    assert (heatmap, b"") in sent
+    assert heatmap not in two.known
+    (told,) = [json.loads(payload) for topic, payload in sent if topic.endswith("/config")]
+    assert told["cmps"]["heatmap"] == {"p": "image"}  # which takes the entity away
+    assert [json.loads(payload)["phase"] for topic, payload in sent if topic == TOPICS.state("gate/a")] == ["learning"]
+    two.reload(lambda text: text.replace('gate/+", encoder: none', 'gate/+", kind: image'))
+    two.publish(2.0)
+    assert devices(two)["gate/a"]["cmps"]["heatmap"]["image_topic"] == heatmap
 
 
 def test_when_discovery_ends_devices_go_and_states_stay(make_desk):
