@@ -46,6 +46,10 @@ class RemoteError(RedshankError):
     """The running agent cannot be asked, or does not answer."""
 
 
+class BusyError(RemoteError):
+    """The running agent is too busy to answer now."""
+
+
 class StateError(RedshankError):
     """The state directory's database can be neither used nor replaced."""
 

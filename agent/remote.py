@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.adapters.statelock import holder
-from agent.errors import RemoteError
+from agent.errors import BusyError, RemoteError
 from agent.status import Status
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class RemoteAgent:
                 self._headers = {"Authorization": f"Bearer {held.token}"} if held.token else {}
 
     def status(self) -> Status:
-        """Return how it is. Raises RemoteError if nobody tells."""
+        """Return how it is. Raises RemoteError if nobody tells, BusyError if that may pass."""
         connection = None
         try:
             connection = self._connection()
@@ -49,7 +49,8 @@ class RemoteAgent:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, HTTPException) as error:
-            raise RemoteError(
+            kind = BusyError if isinstance(error, TimeoutError) else RemoteError
+            raise kind(
                 f"expected an agent at {self._listen} (metrics.listen), found none ({error}); "
                 "start it, or name its configuration with --config"
             ) from error
@@ -66,7 +67,8 @@ class RemoteAgent:
         except msgspec.DecodeError as error:
             busy = answer.status == HTTPStatus.SERVICE_UNAVAILABLE
             what = "one that is too busy to answer" if busy else "something else"
-            raise RemoteError(f"expected an agent at {self._listen} (metrics.listen), found {what}") from error
+            kind = BusyError if busy else RemoteError
+            raise kind(f"expected an agent at {self._listen} (metrics.listen), found {what}") from error
 
     def _connection(self) -> HTTPConnection:
         host, _, port = self._listen.rpartition(":")
@@ -82,20 +84,30 @@ class RemoteAgent:
 
     def reload(self, file: Path) -> ReloadResult:
         """Let it read its file anew; return what that led to. Raises RemoteError if it cannot be asked."""
-        before = self.status()
+        until = monotonic() + RELOAD_S
+        before = self._status_by(until)
         if Path(before.configuration.file) != file.resolve():
             raise RemoteError(
                 f"expected an agent that runs with {file.resolve()}, "
                 f"found one that runs with {before.configuration.file}; name that with --config"
             )
         self._signal()
-        until = monotonic() + RELOAD_S
         while monotonic() < until:
             sleep(_POLL_S)
-            found = self.status().configuration
+            found = self._status_by(until).configuration
             if found.reloads > before.configuration.reloads and not found.reloading and found.last_reload is not None:
                 return found.last_reload
         raise RemoteError(f"expected an answer within {RELOAD_S:.0f} s, found none; the agent's log says more")
+
+    def _status_by(self, until: float) -> Status:
+        """Return how it is once it is not too busy to tell."""
+        while True:
+            try:
+                return self.status()
+            except BusyError:
+                if monotonic() >= until:
+                    raise
+            sleep(_POLL_S)
 
     def _signal(self) -> None:
         try:

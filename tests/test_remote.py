@@ -13,7 +13,7 @@ from agent.adapters.http import HttpServer, MetricsSettings, Pages
 from agent.adapters.http_access import line_of
 from agent.adapters.statelock import StateLock
 from agent.config import whereabouts
-from agent.errors import RemoteError
+from agent.errors import BusyError, RemoteError
 from agent.reload import ReloadOutcome, ReloadResult
 from agent.remote import RemoteAgent
 from tests.test_status import STATUS
@@ -125,6 +125,16 @@ def test_who_asks_for_a_reload_waits_for_what_it_led_to(serve, tmp_path, held, s
     held.listens(f"127.0.0.1:{port}")
     assert agent_at(tmp_path, "").reload(FILE) == DONE
     assert signals == [(os.getpid(), "SIGHUP")]
+
+
+def test_an_agent_that_is_busy_with_a_reload_is_asked_again(serve, tmp_path, held, signals, monkeypatch):
+    held.listens(f"127.0.0.1:{serve(None, after(1), None, None, after(2, DONE))}")
+    assert agent_at(tmp_path, "").reload(FILE) == DONE
+    assert len(signals) == 1
+    monkeypatch.setattr(remote, "RELOAD_S", 0.3)
+    held.listens(f"127.0.0.1:{serve(after(1), None)}")
+    with pytest.raises(BusyError, match="found one that is too busy to answer"):
+        agent_at(tmp_path, "").reload(FILE)
 
 
 def test_a_replay_is_not_signalled(serve, tmp_path, held, signals):
