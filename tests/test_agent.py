@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from tests.brokers import Peer, free_port, wait_until
-from tests.faults.proxy import Proxy
+from tests.faults.proxy import PUBLISH, Proxy
 from tests.scenes import encoded, lorry, scene
 
 BUDGET = "1 per 10000 decisions"
@@ -268,6 +268,43 @@ def test_an_alert_raised_while_the_broker_is_away_arrives_late(make_mosquitto, m
     process.start().ready()
     wait_until(lambda: alerts(peer))
     assert alerts(peer)[0]["late"] is True
+
+
+def test_alerts_that_the_first_broker_never_took_go_from_the_disk_to_the_fallback_once(
+    make_mosquitto, make_process, make_peer
+):
+    first, second = make_mosquitto(), make_mosquitto()
+    with closing(Proxy(first.port)) as before, closing(Proxy(second.port)) as behind:
+        behind.closing = True
+        process = make_process(before, broker_settings=f', fallback: ["{behind.url}"]').start().ready()
+        here, there = make_peer(first, "redshank/#"), make_peer(second, "redshank/#")
+        publish(here, range(300))
+        before.keep_back = lambda packet: packet[0] >> 4 == PUBLISH and b"/alert" in packet
+        publish(here, range(300, 310), odd=True)
+        publish(here, range(310, 400))
+
+        def waiting():
+            with closing(sqlite3.connect(f"file:{process.state / 'state.sqlite'}?mode=ro", uri=True)) as database:
+                rows = database.execute("SELECT payload FROM outbox ORDER BY seq").fetchall()
+            return [json.loads(payload) for (payload,) in rows]
+
+        wait_until(lambda: [one["event"] for one in waiting()] == ["raised", "cleared"], 30)
+        first.kill()
+        wait_until(lambda: process.metric("redshank_broker_connected") == 0.0)
+        owed = waiting()
+        assert alerts(here) == []
+        behind.heal()
+        wait_until(lambda: process.metric("redshank_broker_fallback") == 1.0, 30)
+        wait_until(lambda: waiting() == [], 30)
+        wait_until(lambda: len(alerts(there)) == 2)
+        seen = [(one["id"], one["event"], one["at"]) for one in alerts(there)]
+        assert seen == [(one["id"], one["event"], one["at"]) for one in owed]
+        assert len({one["id"] for one in owed}) == 1
+        code, errors = process.stop()
+        assert code == 0
+        assert "Traceback" not in errors
+        wait_until(lambda: there.payloads("redshank/pi/status")[-1] == b"offline")
+        assert len(alerts(there)) == 2  # and none came after them
 
 
 def test_silence_is_an_alert_of_its_own_that_ends_with_the_next_message(mosquitto, make_process, make_peer):
