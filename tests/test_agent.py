@@ -145,6 +145,13 @@ def watchdog(tmp_path):
     made.channel.close()
 
 
+def written_tomorrow(state):
+    """Make a state directory that was last written tomorrow: this machine's clock lags behind for certain."""
+    state.mkdir()
+    (state / "written").touch()
+    os.utime(state / "written", (time.time() + 86400,) * 2)
+
+
 def reading(i, *, odd=False):
     rng = random.Random(i)
     temp = 20 + math.sin(i / 15) + rng.gauss(0, 0.1) + (8 if odd else 0)

@@ -46,6 +46,7 @@ def test_streams_are_found_followed_and_answered_and_go(mosquitto, make_process,
     assert home.state("image.gate_yard_last_odd_picture") == "unknown"
     assert home.state("sensor.gate_yard_phase") == "learning"
     assert home.state("binary_sensor.redshank_pi_connected") == "on"
+    assert home.state("binary_sensor.redshank_pi_problem") == "off"
     wait_until(lambda: home.state("sensor.redshank_pi_streams") == "2")
 
     publish(peer, range(300, 310), odd=True)

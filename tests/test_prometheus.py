@@ -19,7 +19,7 @@ import yaml
 from agent.adapters.telemetry import Telemetry
 from agent.config import load_configuration
 from tests.brokers import Peer, free_port, wait_until
-from tests.test_agent import Process, publish
+from tests.test_agent import Process, publish, written_tomorrow
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy" / "prometheus"
@@ -53,7 +53,7 @@ def panels():
 
 
 def test_the_example_and_the_rules_are_what_prometheus_takes():
-    assert "22 rules found" in promtool("check", "config", DEPLOY / "prometheus.yml") + promtool(
+    assert "23 rules found" in promtool("check", "config", DEPLOY / "prometheus.yml") + promtool(
         "check", "rules", RULES
     )
 
@@ -182,7 +182,9 @@ class Prometheus:
 def watched(mosquitto, tmp_path):
     """Return a broker, an agent, a peer and a Prometheus that watches the agent."""
     installed("prometheus")
-    process = Process(tmp_path, mosquitto, more="commands: {enabled: true}").start().ready()
+    process = Process(tmp_path, mosquitto, more="commands: {enabled: true}")
+    written_tomorrow(process.state)
+    process.start().ready()
     prometheus = Prometheus(tmp_path / "prometheus", process.port)
     peer = Peer(mosquitto)
     yield mosquitto, process, peer, prometheus
@@ -205,10 +207,12 @@ def test_a_real_prometheus_raises_the_rules_and_fills_every_panel(watched):
         peer.publish("plant/a/telemetry", "{")
     peer.publish("redshank/pi/command", '{"command": "snapshot"}')
     publish(peer, range(360, 372), odd=True)  # and then no more: the alert goes on
-    wait_until(lambda: {"RedshankStreamAlert", "RedshankMessagesRejected"} <= set(prometheus.firing()), PATIENCE_S)
+    expected = {"RedshankStreamAlert", "RedshankMessagesRejected", "RedshankTrouble"}
+    wait_until(lambda: expected <= set(prometheus.firing()), PATIENCE_S)
     firing = prometheus.firing()
     assert (firing["RedshankStreamAlert"]["stream"], firing["RedshankStreamAlert"]["severity"]) == ("pump/a", "warning")
     assert firing["RedshankMessagesRejected"]["reason"] == "malformed"
+    assert firing["RedshankTrouble"]["trouble"] == "clock"
     assert not [one for one in firing.values() if one["severity"] == "critical"]
 
     promtool("check", "metrics", content=process.get("/metrics"))

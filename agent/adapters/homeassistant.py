@@ -60,6 +60,10 @@ _STREAM_ENTITIES: Final[dict[str, dict[str, Any]]] = {
         "value_template": "{{ value_json.learning_left_s }}",
     },
 }
+# Troubles, and what the agent's state tells by keys of its own; told together, so that a new one needs no new entity.
+_TROUBLES: Final = (
+    "value_json.troubles + (['deaf'] if value_json.hearing == 'lost' else []) + (['stuck'] if value_json.stuck else [])"
+)
 _COUNTS: Final = {"state_class": "measurement", "entity_category": "diagnostic"}
 _TOTALS: Final = {"state_class": "total_increasing", "entity_category": "diagnostic"}
 _AGENT_ENTITIES: Final[dict[str, dict[str, Any]]] = {
@@ -146,6 +150,17 @@ class Announcements(msgspec.Struct, frozen=True):
                 "value_template": f"{{{{ value_json.{key} }}}}",
             }
             for key, entity in _AGENT_ENTITIES.items()
+        }
+        components["problem"] = {
+            "p": "binary_sensor",
+            "name": "Problem",
+            "device_class": "problem",
+            "entity_category": "diagnostic",
+            "state_topic": agent.state_topic,
+            "availability_topic": agent.status_topic,
+            "value_template": f"{{{{ 'ON' if {_TROUBLES} else 'OFF' }}}}",
+            "json_attributes_topic": agent.state_topic,
+            "json_attributes_template": f"{{{{ {{'troubles': {_TROUBLES}}} | tojson }}}}",
         }
         components["connected"] = {
             "p": "binary_sensor",

@@ -18,7 +18,7 @@ from agent.adapters.mqtt.topics import Topics
 from agent.commands import AnyOrder, Snooze
 from agent.routing import stream_name
 from agent.settings_builder import parse_duration
-from tests.homes import problems
+from tests.homes import entities, problems
 
 TOPICS = Topics("redshank", "pi")
 
@@ -93,6 +93,30 @@ def test_what_does_not_apply_is_announced_by_its_platform_alone_so_that_it_goes(
         "snooze": {"p": "switch"},
     }
     assert components(made.of_agent())["answer"] == {"p": "sensor"}
+
+
+@pytest.mark.parametrize(
+    ("told", "troubles"),
+    [
+        ({}, []),
+        ({"troubles": ["client_id", "clock"]}, ["client_id", "clock"]),
+        ({"hearing": "lost"}, ["deaf"]),
+        ({"hearing": "lost", "stuck": True, "troubles": ["state_directory"]}, ["state_directory", "deaf", "stuck"]),
+        ({"hearing": "refused"}, []),
+    ],
+)
+def test_what_is_wrong_around_the_agent_is_a_problem_of_its_device(told, troubles):
+    made = announcements()
+    state = {"hearing": "proven", "stuck": False, "troubles": [], **told}
+    received = [
+        (made.topic(made.agent_device), made.of_agent(), True),
+        (TOPICS.status, b"online", True),
+        (TOPICS.agent_state, json.dumps(state).encode(), True),
+    ]
+    problem = entities(received)["binary_sensor.redshank_pi_problem"]
+    assert problem.state == ("on" if troubles else "off")
+    assert problem.attributes == {"troubles": troubles}
+    assert (problem.config["device_class"], problem.config["entity_category"]) == ("problem", "diagnostic")
 
 
 names = st.lists(st.text(st.characters(exclude_categories=("Cs", "Cn")), max_size=300), min_size=1, max_size=4)
