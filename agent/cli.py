@@ -447,7 +447,7 @@ def _encoders(options: argparse.Namespace) -> int:
     if options.write:
         written = write_choices(state, [one.choice for one in found])
         sys.stderr.write(f"{written}: written; the agent heeds it at its next start\n")
-    return 0
+    return int(any(trial.error is not None for one in found for trial in one.trials))
 
 
 def _credential(options: argparse.Namespace) -> int:

@@ -1,7 +1,4 @@
-"""What one variant of an encoder costs on this very device: each combination is tried in a process of its own.
-
-Run as a program, it tries what standard input names, and prints what it found.
-"""
+"""What one variant of an encoder costs on this very device: each combination is tried in a process of its own."""
 
 from __future__ import annotations
 
@@ -26,6 +23,13 @@ from agent.errors import BundleError
 MAX_THREADS: Final = 4  # tried unless more are asked for
 _MAX_CALLS: Final = 100_000
 _PATIENCE_S: Final = 120.0  # beside what is timed: loading, and calls that were begun
+# Of Debian's package, only the program itself knows where its modules are.
+_PROGRAM: Final = """
+import sys
+sys.path[:] = sys.argv[1:]
+from agent.encoder_trial import main
+sys.exit(main())
+"""
 _SAID_CHARACTERS: Final = 300  # of what a process that ended says last
 
 
@@ -99,8 +103,8 @@ def in_process(bundle: Bundle, variant: Variant, runtime: str, *, threads: int =
     ask = Ask(str(bundle.path.resolve()), variant.file, runtime, threads, seconds)
     where = f"{bundle.path / variant.file} on {runtime}"
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "agent.encoder_trial"],
+        done = subprocess.run(  # noqa: S603  our own program
+            [sys.executable, "-c", _PROGRAM, *sys.path],
             input=msgspec.json.encode(ask),
             capture_output=True,
             check=False,
@@ -168,7 +172,7 @@ def resident_bytes() -> int:
 
 
 def main() -> int:
-    """Try what standard input names."""
+    """Try what standard input names, and print what was found."""
     try:
         tried = attempt(msgspec.json.decode(sys.stdin.buffer.read(), type=Ask))
     except (BundleError, ValueError, RuntimeError, MemoryError) as error:  # some faults are found only at a call
@@ -176,7 +180,3 @@ def main() -> int:
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(tried))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -245,7 +245,8 @@ def test_encoders_are_listed_with_each_variant_and_combination(capsys, monkeypat
         return Tried(f"{runtime} 1.2.3", 12_345_678, "a meter", calls)
 
     monkeypatch.setattr("agent.encoder_trial.in_process", measured)
-    assert main(["encoders", "--threads", "1", "--seconds", "0.5"]) == 0
+    failed = len(available_runtimes()) > 1
+    assert main(["encoders", "--threads", "1", "--seconds", "0.5"]) == int(failed)
     lines = capsys.readouterr().out.splitlines()
     assert "efficientnet-lite0: image, input 224 x 224 x 3, block_10 14 x 14 x 112, block_14 7 x 7 x 192" in lines
     assert "sensor-small: sensor, input 64 x 2, embedding 32" in lines
@@ -262,9 +263,9 @@ def test_encoders_are_listed_with_each_variant_and_combination(capsys, monkeypat
         f"* int8 {last} 1.2.3 1 1 1.25 1 to 1.5 7 12.3 3",
         f"* int8 {last} 1.2.3 1 32 32.2 32 to 32.5 7 12.3 not told",
     ]
-    failed = [line for line in lines if "could not be measured" in line]
-    assert len(failed) == 3 * (len(available_runtimes()) - 1)
-    assert all(line.endswith("with 1 thread could not be measured: it ended") for line in failed)
+    broken = [line for line in lines if "could not be measured" in line]
+    assert len(broken) == 3 * (len(available_runtimes()) - 1)
+    assert all(line.endswith("with 1 thread could not be measured: it ended") for line in broken)
     assert lines.count(f"  best: int8 on {last} 1.2.3 with 1 thread") == 2
     assert lines.count("  energy: a meter") == 2
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +27,25 @@ def test_a_real_encoder_is_tried_in_a_process_of_its_own():
     for one in found.calls:
         assert one.calls >= 1
         assert 0 < one.low_ms <= one.median_ms <= one.high_ms
+
+
+def test_that_process_finds_our_modules_where_we_found_them(tmp_path):
+    """As in Debian's package, whose program alone knows where they are."""
+    root = str(Path(encoder_trial.__file__).parents[1])
+    program = f"""
+import sys
+sys.path.insert(0, {root!r})
+from agent.bundle import find_bundle
+from agent.encoder_trial import in_process
+bundle = find_bundle("sensor-small")
+print(in_process(bundle, bundle.manifest.variants[0], {RUNTIME!r}).runtime)
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() in installed_runtimes()
 
 
 def test_calls_are_timed_for_as_long_as_was_asked_and_at_least_once():
