@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import subprocess
 import urllib.error
 
 from tests.brokers import wait_until
-from tests.test_agent import alerts, make_peer, make_process, publish
+from tests.test_agent import alerts, make_peer, make_process, publish, written_tomorrow
 
 __all__ = ["make_peer", "make_process"]  # fixtures
 TROUBLED = 'redshank_trouble{trouble="state_directory"}'
@@ -94,6 +95,21 @@ def test_a_full_disk_at_boot_costs_neither_what_was_learnt_nor_an_alert(mosquitt
     process.start().ready()
     wait_until(lambda: '"kind":"anomaly","firing":true' in process.get("/status"), 20)
     assert [one["event"] for one in alerts(peer)] == ["raised"]
+
+
+def test_a_clock_that_lags_behind_what_was_written_before_is_told_and_alerts_say_so(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/pi/+/+/alert", "redshank/pi/state")
+    process = make_process(mosquitto, stream="silence: {after: 1s}")
+    written_tomorrow(process.state)
+    process.start().ready()
+    wait_until(lambda: process.metric('redshank_trouble{trouble="clock"}') == 1.0)
+    wait_until(lambda: json.loads(peer.payloads("redshank/pi/state")[-1])["troubles"] == ["clock"])
+    publish(peer, range(3))
+    wait_until(lambda: alerts(peer, "silent"), 30)
+    assert [(one["event"], one["clock"]) for one in alerts(peer, "silent")] == [("raised", "wrong")]
+    code, errors = process.stop()
+    assert code == 0
+    assert "trouble clock: this machine's clock shows a time that is past" in errors
 
 
 def test_a_state_directory_that_cannot_be_made_is_made_later(mosquitto, make_process):

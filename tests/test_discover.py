@@ -120,6 +120,16 @@ def test_a_broker_that_wants_a_password(make_mosquitto, make_peer, tmp_path):
     assert "secret-word" not in out + errors
 
 
+def test_a_broker_behind_a_websocket_is_listened_to_and_proposed(make_mosquitto, make_peer):
+    broker = make_mosquitto(websockets=True)
+    assert broker.url.startswith("ws://")
+    with Publishers(make_peer(broker), shapes.plc):
+        code, out, errors = command("discover", "--broker", broker.url, "--seconds", 1)
+    assert code == 0, errors
+    assert f"  url: {broker.url}\n" in out
+    assert "topic: plant/{device}/press/{channel}" in out
+
+
 def test_a_file_that_is_there_is_kept_unless_forced(tmp_path, capsys):
     file = tmp_path / "mine.yaml"
     file.write_text("mine")
