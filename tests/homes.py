@@ -164,7 +164,7 @@ class Entity:
         if "availability_topic" in self.config and self._last("availability_topic") != b"online":
             return "unavailable"
         payload = self._last("image_topic" if self.platform == "image" else "state_topic")
-        if payload is None:
+        if not payload:  # empty: what was kept is being cleared
             return "unknown"
         if self.platform == "image":
             return "picture" if payload.startswith(b"\x89PNG") else "broken"
@@ -185,7 +185,7 @@ class Entity:
     def attributes(self) -> dict[str, Any]:
         """Return what is shown beside the state."""
         payload = self._last("json_attributes_topic")
-        made = {} if payload is None else json.loads(self._rendered(payload, "json_attributes_template"))
+        made = {} if not payload else json.loads(self._rendered(payload, "json_attributes_template"))
         assert isinstance(made, dict)
         return made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sqlite3
 import struct
@@ -151,20 +150,25 @@ streams:
 
     @contextlib.contextmanager
     def full_disk(self):  # type: ignore[no-untyped-def]
-        """Have no space left on the disk or, where none can be mounted for it, let no file be written to."""
-        assert self.popen is not None
-        if self.mounted:
-            filler = self.disk / "filler"
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
-            yield
-            filler.unlink()
-        else:
-            limits = resource.prlimit(self.popen.pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(self.popen.pid, resource.RLIMIT_FSIZE, (0, limits[1]))
-            yield
-            resource.prlimit(self.popen.pid, resource.RLIMIT_FSIZE, limits)
+        """Have no space left on the disk."""
+        self._needs_disk()
+        filler = self.disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        yield
+        filler.unlink()
+
+    @contextlib.contextmanager
+    def read_only_disk(self):  # type: ignore[no-untyped-def]
+        """Have the disk mounted read-only. Nothing may be writing there when this begins."""
+        self._needs_disk()
+        subprocess.run(["mount", "-o", "remount,ro", str(self.disk)], check=True)
+        yield
+        subprocess.run(["mount", "-o", "remount,rw", str(self.disk)], check=True)
+
+    def _needs_disk(self) -> None:
+        assert self.mounted, "expected the right to mount a tmpfs, found none; run the fault suite as root"
 
     @contextlib.contextmanager
     def locked_database(self):  # type: ignore[no-untyped-def]

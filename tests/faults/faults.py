@@ -15,6 +15,7 @@ from tests.faults.agent_process import KEEPALIVE_S
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from tests.brokers import Mosquitto
     from tests.faults.agent_process import AgentProcess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _PUBACK: Final = 4
 _SUBSCRIBE: Final = 8
+_TROUBLED: Final = 'redshank_trouble{trouble="state_directory"}'
 _HOUR_S: Final = 3600.0
 
 
@@ -225,6 +227,25 @@ def _killed_on_a_full_disk(scene: Scene) -> None:
     scene.agent.start()
 
 
+def _started_on(disk: Callable[[AgentProcess], AbstractContextManager[None]]) -> Callable[[Scene], None]:
+    """Return how the agent is started on a disk that cannot be written, and works so for a while."""
+
+    def told(scene: Scene, troubled: float) -> bool:
+        time.sleep(0.2)
+        return scene.agent.metric(_TROUBLED) == troubled
+
+    def do(scene: Scene) -> None:
+        scene.stop_agent(signal.SIGTERM)
+        with disk(scene.agent):
+            scene.agent.start()
+            scene.agent.wait_ready(60)
+            wait_until(lambda: told(scene, 1.0), 60, "for the trouble to be told")
+            scene.wait(1.0, 4.0)
+        wait_until(lambda: told(scene, 0.0), 60, "for the trouble to be over")
+
+    return do
+
+
 def _locked_database(scene: Scene) -> None:
     with scene.agent.locked_database():
         scene.wait(1.0, 7.0)
@@ -308,6 +329,8 @@ FAULTS: Final = (
     Fault("agent suspended", _suspended),
     Fault("disk full", _full_disk),
     Fault("disk full, agent killed", _killed_on_a_full_disk, kills=True, calm=True, full_disk=True),
+    Fault("disk full at the start", _started_on(lambda agent: agent.full_disk())),
+    Fault("disk read-only at the start", _started_on(lambda agent: agent.read_only_disk())),
     Fault("database locked", _locked_database),
     Fault("database corrupt", _corrupt_database, calm=True),
     Fault("snapshots truncated", _truncated_snapshots, relearns=True, calm=True),
