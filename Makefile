@@ -43,7 +43,7 @@ test: $(STAMP)
 test-converter: $(CONVERTER_STAMP)
 	@echo "== running the converter's tests"
 	COVERAGE_FILE=$(abspath $(CONVERTER_VENV))/.coverage $(CONVERTER_BIN)/python -m pytest tests/converter \
-		--cov=converter --cov-report=term:skip-covered --cov-fail-under=90
+		--cov=converter --cov-report=term:skip-covered --cov-fail-under=90 $(PYTEST_ARGS)
 
 check: $(STAMP)
 	@echo "== format, lint, types, layers"
