@@ -23,10 +23,11 @@ from agent.core.types import F32
 from agent.signing import SIGNATURE
 from converter.archive import write_npz
 from converter.gates import Gate, GateError
-from converter.quantize import PRECISIONS, FloatModel, Ranges, quiet, uncovered
+from converter.quantize import AS_GIVEN, PRECISIONS, FloatModel, Ranges, quiet, uncovered
 from converter.ranking import rows_of
 from converter.representative import Samples
 from converter.sources import SourceError
+from converter.tflite_file import TfliteFile
 from converter.vectors import LABELS, HeldOut, labels_of, positions_of
 from converter.verify import Verdict, as_json, judge, report
 
@@ -61,7 +62,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[str, Gate]) -> Built:
-    """Write the bundle of a PyTorch network into `out`, a new folder or that of an earlier bundle.
+    """Write the bundle of a PyTorch network or a TfliteFile into `out`, a new folder or that of an earlier bundle.
 
     The same network and samples give the same bytes. Raises GateError if no variant passes on some runtime, and what
     the parts raise; then `out` is as it was.
@@ -87,7 +88,8 @@ class _Draft:
     def __init__(self, about: About, network: Any, samples: Samples, folder: Path, bar: Any) -> None:
         self._about, self._samples, self._folder, self._bar = about, samples, folder, bar
         self._step("float embeddings")
-        outputs = float_outputs(network, samples.inputs)
+        given = isinstance(network, TfliteFile)
+        outputs = network.run(samples.inputs) if given else float_outputs(network, samples.inputs)
         if len(outputs) != len(about.outputs):
             raise SourceError(f"expected {len(about.outputs)} outputs, found {len(outputs)}; name each of them")
         for one in outputs:
@@ -101,13 +103,21 @@ class _Draft:
         half = {name: one.astype(np.float16) for name, one in rows_of(outputs, positions).items()}
         rows = {name: one.astype(np.float32) for name, one in half.items()}  # as they will be read
         self._held_out = HeldOut(samples.inputs, samples.population, positions, rows, labels_of(samples.stored))
-        self._grids = [_grid(one) for one in outputs]
+        self._input_grid = network.input if given else None
+        own = network.outputs if given else [None] * len(outputs)
+        self._grids = [grid or _grid(one) for grid, one in zip(own, outputs, strict=True)]
         self._step("conversion")
-        self._model = FloatModel(network, about.shape, about.batches)
+        shape, batches = about.shape, about.batches
+        self._model = (
+            FloatModel(network.content, shape, batches) if given else FloatModel.of_network(network, shape, batches)
+        )
         self._step("ranges")
-        probed = samples.inputs[:: len(samples.inputs) // _PROBED or 1]
-        self._ranges: Ranges = self._model.ranges(samples.representative)
-        self._uncovered = uncovered(self._ranges, self._model.ranges(probed))
+        self._ranges: Ranges = {}
+        self._uncovered: list[str] = []
+        if AS_GIVEN not in about.precisions:
+            probed = samples.inputs[:: len(samples.inputs) // _PROBED or 1]
+            self._ranges = self._model.ranges(samples.representative)
+            self._uncovered = uncovered(self._ranges, self._model.ranges(probed))
         write_npz(folder / VECTORS, **samples.stored, **{f"rows.{name}": one for name, one in half.items()})
         (folder / PROVENANCE).write_text(
             f"# {about.name}\n\n{about.provenance}\n\nLicence: {about.licence}.\n\n"
@@ -125,8 +135,7 @@ class _Draft:
         verdicts: list[Verdict] = []
         choices: list[str] = []
         uncovered_runtimes = set(runtimes)
-        wanted = sorted(set(self._about.precisions), key=PRECISIONS.index)
-        spare = [one for one in PRECISIONS if PRECISIONS.index(one) > PRECISIONS.index(wanted[0]) and one not in wanted]
+        wanted, spare = _in_turn(self._about.precisions)
         for precision in wanted + spare:
             if precision in spare and not uncovered_runtimes:
                 break
@@ -145,7 +154,7 @@ class _Draft:
                 choices.append(f"{precision} is kept for {', '.join(passing)}")
             else:
                 (self._folder / variant.file).unlink()
-        if uncovered_runtimes:
+        if uncovered_runtimes and (not kept or AS_GIVEN not in wanted):
             left = ", ".join(sorted(uncovered_runtimes))
             raise GateError(
                 f"{self._about.name}: nothing passes the gates on {left}, so nothing was "
@@ -166,7 +175,9 @@ class _Draft:
         content = self._model.quantized(precision, self._ranges)
         file = f"{self._about.name}.{precision}.tflite"
         (self._folder / file).write_bytes(content)
-        given, made = _quantization(content, self._model.batches[0]) if precision == "int8" else (None, self._grids)
+        given, made = (
+            _quantization(content, self._model.batches[0]) if precision == "int8" else (self._input_grid, self._grids)
+        )
         variant = Variant(
             file=file,
             sha256=hashlib.sha256(content).hexdigest(),
@@ -194,6 +205,14 @@ class _Draft:
             files=files,
             variants=variants,
         )
+
+
+def _in_turn(precisions: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Return the precisions that are wanted, in order, and those that are tried where none of them passes."""
+    if AS_GIVEN in precisions:
+        return [AS_GIVEN], []
+    wanted = sorted(set(precisions), key=PRECISIONS.index)
+    return wanted, [one for one in PRECISIONS[PRECISIONS.index(wanted[0]) :] if one not in wanted]
 
 
 def float_outputs(network: Any, inputs: Any) -> list[F32]:

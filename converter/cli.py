@@ -18,7 +18,6 @@ from converter.quantize import PRECISIONS
 
 if TYPE_CHECKING:
     from converter.build import Built
-    from converter.representative import Samples
 
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
@@ -36,14 +35,8 @@ def parser() -> argparse.ArgumentParser:
     encoder.add_argument("name", help="one of the recipes; see docs/encoders.md")
     encoder.add_argument("--weights", type=Path, help="file with other weights: torch.save, .safetensors or .npz")
     encoder.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the pictures it takes")
-    module = commands.add_parser("module", help="build the bundle of your own PyTorch module")
-    module.add_argument("callable", metavar="PACKAGE:CALLABLE", help="a module, or a function that makes one")
-    module.add_argument(
-        "--input-shape", required=True, help="of one input: LENGTH,2 for sensors, ROWS,COLUMNS,3 for pictures"
-    )
-    module.add_argument("--name", help="the bundle's name; default: that of the callable")
-    module.add_argument("--licence", default="not stated", help="of the weights, for the manifest")
-    for command in (encoder, module):
+    own = _own_parsers(commands)
+    for command in (encoder, *own):
         command.add_argument("--out", type=Path, help="folder to write; default: ./NAME")
         command.add_argument(
             "--representative", type=Path, metavar="PATH", help="folder of pictures, or a recording (.jsonl, .csv)"
@@ -68,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "--html", type=Path, metavar="FILE.html", help="write a page with float against quantized scores"
     )
-    for command in (encoder, module, verify):
+    for command in (encoder, *own, verify):
         command.add_argument(
             "--gate", action="append", default=[], metavar="FIGURE=NUMBER", help=f"another bound: {', '.join(GATES)}"
         )
@@ -86,6 +79,53 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     train.add_argument("--seed", type=int, default=1)
     return top
+
+
+def _own_parsers(commands: Any) -> list[argparse.ArgumentParser]:
+    """Add the commands that build bundles of what the user brings; return them."""
+    module = commands.add_parser("module", help="build the bundle of your own PyTorch module")
+    module.add_argument("source", metavar="PACKAGE:CALLABLE", help="a module, or a function that makes one")
+    module.add_argument(
+        "--input-shape",
+        required=True,
+        type=_shape,
+        help="of one input: LENGTH,2 for sensors, ROWS,COLUMNS,3 for pictures",
+    )
+    files = [commands.add_parser(name, help=f"build the bundle of {what}") for name, what in _FILES.items()]
+    for file in files:
+        file.add_argument("source", type=Path, metavar="FILE")
+        file.add_argument(
+            "--output",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="a tensor to take, of those within; may be given several times; default: what the network gives",
+        )
+        for option, what in (
+            ("mean", "subtracted from pictures of 0 to 255"),
+            ("deviation", "they are divided by then"),
+        ):
+            file.add_argument(f"--{option}", metavar="NUMBER[,NUMBER,NUMBER]", help=f"{what}; default: as they are")
+    for command in (module, *files):
+        command.add_argument("--name", help="the bundle's name; default: that of the source")
+        command.add_argument("--licence", default="not stated", help="of the weights, for the manifest")
+    return [module, *files]
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(one) for one in text.split(","))
+    except ValueError:
+        shape = ()
+    *sides, features = shape or (0,)
+    if len(sides) not in {1, 2} or min(shape) < 1 or features != len(shape) or sides[0] != sides[-1]:
+        raise argparse.ArgumentTypeError(f"expected LENGTH,2 or ROWS,COLUMNS,3 of a square picture, found {text!r}")
+    return shape
+
+
+_FILES: Final = {
+    "tflite": "a TFLite file",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,6 +163,7 @@ def _encoder(options: argparse.Namespace) -> int:
             return _usage(f"--input-size: expected {expected}, found {options.input_size}")
         shape = (options.input_size, options.input_size, 3)
     from converter.build import About, build  # noqa: PLC0415  heavy
+    from converter.own import samples_of  # noqa: PLC0415  heavy
 
     gates = with_bounds(options.gate)
     weights = options.weights
@@ -139,65 +180,15 @@ def _encoder(options: argparse.Namespace) -> int:
             provenance=f"The network of {recipe.name} with the weights of {weights.name}, sha256 {digest}.",
         )
     network = recipe.network(shape, weights)
-    built = build(about, network, _samples(options, recipe.kind, shape), options.out or Path(recipe.name), gates)
+    built = build(about, network, samples_of(options, recipe.kind, shape), options.out or Path(recipe.name), gates)
     return _told(built)
 
 
-def _module(options: argparse.Namespace) -> int:
-    try:
-        shape = tuple(int(one) for one in options.input_shape.split(","))
-    except ValueError:
-        shape = ()
-    if len(shape) not in {2, 3} or min(shape) < 1 or shape[-1] != len(shape):
-        return _usage(f"--input-shape: expected LENGTH,2 or ROWS,COLUMNS,3, found {options.input_shape!r}")
-    if len(shape) == 3 and shape[0] != shape[1]:  # noqa: PLR2004  a picture
-        return _usage(f"--input-shape: expected a square picture, found {options.input_shape!r}")
-    from converter.build import About, build, float_outputs  # noqa: PLC0415  heavy
-    from converter.recipes import AS_IS, PICTURE, SCALED, SENSOR  # noqa: PLC0415  with it
-    from converter.sources import of_callable  # noqa: PLC0415  heavy
+def _own(options: argparse.Namespace) -> int:
+    from converter.own import COMMANDS, build_own  # noqa: PLC0415  heavy
 
     gates = with_bounds(options.gate)
-    network = of_callable(options.callable)
-    kind = "image" if len(shape) == 3 else "sensor"  # noqa: PLR2004  a picture
-    samples = _samples(options, kind, shape)
-    found = float_outputs(network, samples.inputs[:1])
-    about = About(
-        name=options.name or options.callable.partition(":")[2].lower(),
-        kind=kind,
-        shape=shape,
-        features=PICTURE if kind == "image" else SENSOR,
-        outputs=tuple(f"output_{index}" for index in range(len(found))) if len(found) > 1 else ("embedding",),
-        preprocessing=AS_IS if kind == "image" else SCALED,
-        licence=options.licence,
-        provenance=f"The user's own module, {options.callable}.",
-        precisions=tuple(options.precision or ("int8",)),
-        batches=(1,) if kind == "image" else (1, 8, 32),
-    )
-    return _told(build(about, network, samples, options.out or Path(about.name), gates))
-
-
-def _samples(options: argparse.Namespace, kind: str, shape: tuple[int, ...]) -> Samples:
-    from converter import representative  # noqa: PLC0415  with the rest
-
-    given, anomalous = options.representative, options.anomalous
-    for option, path in (("--representative", given), ("--anomalous", anomalous)):
-        if path is not None:
-            representative.check_kind(option, path, kind)
-    if anomalous is not None and given is None:
-        raise representative.RepresentativeError(
-            f"{anomalous}: expected --representative PATH beside it with what is normal there, found none"
-        )
-    if kind == "image":
-        if given is None:
-            return representative.packaged_pictures(shape[0])
-        return representative.pictures_of(given, shape[0], anomalous)
-    if given is None:
-        return representative.generated_windows(shape[0])
-    if options.config is None:
-        raise representative.RepresentativeError(
-            f"{given}: expected --config FILE with the configuration that it was recorded with, found none"
-        )
-    return representative.recorded_windows(given, options.config, shape, options.stream, anomalous)
+    return _told(build_own(COMMANDS[options.command](options), options, gates))
 
 
 def _told(built: Built) -> int:
@@ -297,7 +288,8 @@ def _pretrain(options: argparse.Namespace) -> int:
 
 _COMMANDS: Final = {
     "encoder": _encoder,
-    "module": _module,
+    "module": _own,
+    "tflite": _own,
     "verify": _verify,
     "inspect": _inspect,
     "keygen": _keygen,

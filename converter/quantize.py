@@ -24,6 +24,7 @@ Ranges = dict[str, Any]
 
 # From the smallest and fastest to the most faithful: what is tried in this order where a gate fails.
 PRECISIONS: Final = ("int8", "int8-dynamic", "int8-weights", "float16", "float32")
+AS_GIVEN: Final = "as-given"  # of a model that somebody else has quantized
 _OPERATOR: Final = re.compile(r"Lowering not found: ([\w.]+)|target=torch\.ops\.([\w.]+)")
 _PLACE: Final = re.compile(r'File "([^"]+)", line (\d+)')
 _BEYOND: Final = 0.05  # of a range: held-out values that leave it by more are reported
@@ -40,13 +41,17 @@ class TooFewInputsError(RedshankError):
 class FloatModel:
     """A network as a float32 TFLite model with fixed-batch signatures, to be quantized."""
 
-    def __init__(self, network: Any, shape: tuple[int, ...], batches: tuple[int, ...]) -> None:
+    def __init__(self, content: bytes, shape: tuple[int, ...], batches: tuple[int, ...]) -> None:
+        """Take a model with a signature `batch_N` for each of `batches`, from `args_0` to `output_0` and so on."""
+        self.content, self.shape, self.batches = content, shape, tuple(sorted(batches))
+
+    @classmethod
+    def of_network(cls, network: Any, shape: tuple[int, ...], batches: tuple[int, ...]) -> FloatModel:
         """Convert `network` (PyTorch, in evaluation mode), which maps float32 [batch, *shape] to its outputs.
 
         Raises ConversionError, which names an operator that has no counterpart.
         """
-        self.shape, self.batches = shape, tuple(sorted(batches))
-        self.content = _converted(network, shape, self.batches)
+        return cls(_converted(network, shape, tuple(sorted(batches))), shape, batches)
 
     def ranges(self, inputs: npt.NDArray[Any]) -> Ranges:
         """Return the least and the largest value of every tensor over `inputs` [n, *shape], by the tensor's name.
@@ -70,8 +75,11 @@ class FloatModel:
         return found
 
     def quantized(self, precision: str, ranges: Ranges) -> bytes:
-        """Return the model in one of PRECISIONS; int8 in and out for "int8", float32 in and out for all others."""
-        if precision == "float32":
+        """Return the model in one of PRECISIONS; int8 in and out for "int8", float32 in and out for all others.
+
+        One that is not float itself is returned as it is, by AS_GIVEN.
+        """
+        if precision in {"float32", AS_GIVEN}:
             return self.content
         with _tool(self.content, precision) as tool:
             return _exported(tool, self._of_all_batches(tool, ranges) if precision == "int8" else None)

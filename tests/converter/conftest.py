@@ -25,6 +25,7 @@ NEED_TORCH = [
     "test_representative.py",
     "test_sources.py",
     "test_spoiled.py",
+    "test_tflite_file.py",
     *(f"pretrain/test_{name}.py" for name in ("batch", "network", "objective", "train")),
 ]
 TORCH = importlib.util.find_spec("torch") is not None

@@ -35,7 +35,7 @@ def windows():
 
 @pytest.fixture(scope="module")
 def model():
-    return FloatModel(Small().eval(), SHAPE, BATCHES)
+    return FloatModel.of_network(Small().eval(), SHAPE, BATCHES)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_half_precision_takes_little_more_than_half(model, ranges):
 
 
 def test_the_same_inputs_give_the_same_bytes(model, ranges, windows):
-    again = FloatModel(Small().eval(), SHAPE, BATCHES)
+    again = FloatModel.of_network(Small().eval(), SHAPE, BATCHES)
     assert again.content == model.content
     for precision in PRECISIONS:
         assert again.quantized(precision, again.ranges(windows)) == model.quantized(precision, ranges)
@@ -140,7 +140,7 @@ class Odd(torch.nn.Module):
 )
 def test_an_operator_that_cannot_be_converted_is_named_with_its_place_and_what_to_do(function, name):
     with pytest.raises(ConversionError) as caught:
-        FloatModel(Odd(function).eval(), SHAPE, (1,))
+        FloatModel.of_network(Odd(function).eval(), SHAPE, (1,))
     message = str(caught.value)
     assert f"the operator {name} (" in message
     assert f"{__file__}, line " in message
@@ -150,4 +150,4 @@ def test_an_operator_that_cannot_be_converted_is_named_with_its_place_and_what_t
 
 def test_a_network_that_decides_by_its_values_is_an_error_of_one_line():
     with pytest.raises(ConversionError, match="cannot be converted"):
-        FloatModel(Odd(lambda x: x if x.sum() > 0 else -x).eval(), SHAPE, (1,))
+        FloatModel.of_network(Odd(lambda x: x if x.sum() > 0 else -x).eval(), SHAPE, (1,))
