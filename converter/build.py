@@ -23,6 +23,7 @@ from agent.core.types import F32
 from agent.signing import SIGNATURE
 from converter.archive import write_npz
 from converter.gates import Gate, GateError
+from converter.network_files import NetworkFile
 from converter.quantize import AS_GIVEN, PRECISIONS, FloatModel, Ranges, quiet, uncovered
 from converter.ranking import rows_of
 from converter.representative import Samples
@@ -218,26 +219,34 @@ def _in_turn(precisions: tuple[str, ...]) -> tuple[list[str], list[str]]:
 def float_outputs(network: Any, inputs: Any) -> list[F32]:
     """Return the outputs of a PyTorch network, float32 [n, ...] each, computed in double precision.
 
-    Single precision differs from processor to processor.
+    Single precision, in which networks of files are computed, differs from processor to processor.
     """
-    double = copy.deepcopy(network).double().eval()  # a traced network forgets its mode when it is copied
+    single = isinstance(network, NetworkFile)  # it may hold types that are written down
+    exact = network if single else copy.deepcopy(network).double().eval()  # a traced network forgets its mode in a copy
+    batch = (network.batch if single else None) or _FLOAT_BATCH
     made: list[list[F32]] = []
     with torch.no_grad(), quiet(), _DepthwiseByShifts():
-        for start in range(0, len(inputs), _FLOAT_BATCH):
-            given = torch.from_numpy(np.asarray(inputs[start : start + _FLOAT_BATCH], np.float64))
+        for start in range(0, len(inputs), batch):
+            some = np.asarray(inputs[start : start + batch], np.float32 if single else np.float64)
+            padded = np.concatenate([some, np.zeros((batch - len(some), *some.shape[1:]), some.dtype)])
+            given = torch.from_numpy(padded if single and network.batch else some)
             try:
-                found = double(given)
+                found = exact(given)
             except (RuntimeError, TypeError, ValueError, IndexError) as error:
                 first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise SourceError(
-                    f"the network cannot take inputs of {list(given.shape)} in double precision: {first}; check "
-                    "--input-shape, and make tensors with the type of the input"
+                    f"the network cannot take inputs of {list(given.shape)}: {first}; "
+                    + (_OF_FILES if single else _OF_MODULES)
                 ) from error
             tensors = found if isinstance(found, tuple | list) else (found,)
             if not all(isinstance(one, torch.Tensor) for one in tensors):
                 raise SourceError(f"expected a tensor or a tuple of tensors from the network, found {type(found)}")
-            made.append([one.float().numpy() for one in tensors])
+            made.append([one[: len(some)].float().numpy() for one in tensors])
     return [np.concatenate(parts) for parts in zip(*made, strict=True)]
+
+
+_OF_FILES: Final = "check --output, or export it with the batch left open"
+_OF_MODULES: Final = "check --input-shape, and make tensors with the type of the input, here in double precision"
 
 
 class _DepthwiseByShifts(TorchFunctionMode):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CONFIGURATION: Final = 78
+_EXTRAS: Final = ("onnx", "keras")  # of one source each, named after their package
 _TOLD: Final = 3  # ranges not covered that are printed
 
 
@@ -125,6 +126,9 @@ def _shape(text: str) -> tuple[int, ...]:
 
 _FILES: Final = {
     "tflite": "a TFLite file",
+    "program": "an exported PyTorch program (torch.export.save)",
+    "onnx": "an ONNX file",
+    "keras": "a file that Keras 3 can load (.keras, .h5)",
 }
 
 
@@ -134,7 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code: int = _COMMANDS[options.command](options)
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"{error.name} is not installed; pip install 'redshank[converter]' (Python 3.11)\n")
+        package = (error.name or "").partition(".")[0]
+        extra = f",{package}" if package in _EXTRAS else ""
+        sys.stderr.write(f"{package} is not installed; pip install 'redshank[converter{extra}]' (Python 3.11)\n")
         return EXIT_CONFIGURATION
     except GateError as error:
         sys.stderr.write(f"{error}\n")
@@ -289,7 +295,7 @@ def _pretrain(options: argparse.Namespace) -> int:
 _COMMANDS: Final = {
     "encoder": _encoder,
     "module": _own,
-    "tflite": _own,
+    **dict.fromkeys(_FILES, _own),
     "verify": _verify,
     "inspect": _inspect,
     "keygen": _keygen,

@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from converter import representative
-from converter.brought import kind_of, scaling_of
+from converter.brought import Scaling, check_outputs, kind_of, scaling_of
 from converter.build import About, Built, build, float_outputs
 from converter.gates import Gate
+from converter.network_files import NetworkFile, read_keras, read_onnx, read_program
 from converter.quantize import AS_GIVEN
 from converter.recipes import AS_IS, PICTURE, SCALED, SENSOR
 from converter.representative import Samples
@@ -41,7 +42,13 @@ def build_own(own: Own, options: argparse.Namespace, gates: dict[str, Gate]) -> 
     """Write the bundle of what the user brings. Raises what `build` raises, and SourceError."""
     kind = kind_of(str(options.source), own.shape)
     samples = samples_of(options, kind, own.shape)
-    count = len(own.outputs) or len(float_outputs(own.network, samples.inputs[:1]))
+    names = own.outputs
+    if not names:
+        found = float_outputs(own.network, samples.inputs[:1])
+        given = {f"output {index}": list(one.shape) for index, one in enumerate(found)}
+        check_outputs(str(options.source), kind, given, 1)
+        names = tuple(given)
+    count = len(names)
     about = About(
         name=options.name or own.name,
         kind=kind,
@@ -82,6 +89,18 @@ def _tflite(options: argparse.Namespace) -> Own:
     )
 
 
+def _network_file(
+    read: Callable[[Path, list[str], Scaling | None], NetworkFile],
+) -> Callable[[argparse.Namespace], Own]:
+    def own(options: argparse.Namespace) -> Own:
+        path: Path = options.source
+        network = read(path, options.output, scaling_of(options.mean, options.deviation))
+        batches = () if network.batch is None else (network.batch,)
+        return Own(network, network.shape, path.stem, _file(options), batches=batches)
+
+    return own
+
+
 def _file(options: argparse.Namespace) -> str:
     """Return a sentence that says which file a bundle is of."""
     path: Path = options.source
@@ -117,4 +136,7 @@ def samples_of(options: argparse.Namespace, kind: str, shape: tuple[int, ...]) -
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], Own]]] = {
     "module": _module,
     "tflite": _tflite,
+    "program": _network_file(read_program),
+    "onnx": _network_file(read_onnx),
+    "keras": _network_file(read_keras),
 }

@@ -20,6 +20,8 @@ from agent.bundle import MANIFEST, find_bundle, load_bundle
 
 NEED_TORCH = [
     "test_build.py",
+    "test_network_files.py",
+    "test_onnx_graph.py",
     "test_page.py",
     "test_quantize.py",
     "test_representative.py",
