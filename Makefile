@@ -75,7 +75,7 @@ faults: $(STAMP)
 	$(BIN)/python -m tests.faults $(FAULT_ARGS)
 
 soak: $(STAMP)
-	@echo "== weeks of compressed time: memory, files, threads, state, bytes written; most of a day of one core"
+	@echo "== weeks of compressed time: memory, files, threads, state, bytes written; about four hours of one core"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak
 
 deb:
