@@ -22,6 +22,7 @@ WATCHED = {  # whose branches steer the fuzzer, where that is not all decoders
     "configuration": ["agent.config", "agent.settings_builder", "yaml"],
     "state": ["agent.adapters.store", "agent.app", *MESSAGE],
     "manifest": ["agent.bundle"],
+    "signed": ["agent.bundle", "agent.signing", "base64"],
     "zip": ["agent.bundle", "zipfile"],
     "recording": ["agent.adapters.recording", "csv"],
 }

@@ -368,6 +368,12 @@ def manifests() -> Iterator[bytes]:
     yield from (one for one in texts() if len(one) < 5000)
 
 
+def signatures() -> Iterator[bytes]:
+    """Yield signatures and manifests of a bundle that is signed: `@S` and `@M` are the right ones."""
+    yield from (b"@S", b"@S\n", b"", b"ed25519:", b"ed25519:" + b"A" * 86 + b"==", b"@S@S", b"ed25519:@S", b"\xff")
+    yield from (b"m@M", b"m@M ", b"m", b"m@M@M", b'm{"schema":2}')
+
+
 def zips() -> Iterator[bytes]:
     """Yield zip files."""
     for way in (
@@ -418,6 +424,7 @@ SEEDS: Final[dict[str, Callable[[], Iterable[bytes]]]] = {
     "configuration": files,
     "state": states,
     "manifest": manifests,
+    "signed": signatures,
     "zip": zips,
     "recording": recordings,
 }

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import shutil
 import tempfile
 import zlib
 from pathlib import Path
@@ -43,13 +44,14 @@ from agent.adapters.recording import read_csv, read_messages
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
 from agent.app import make_restore, save, with_defaults
-from agent.bundle import load_bundle
+from agent.bundle import ENCODERS, MANIFEST, load_bundle, sign_bundle
 from agent.commands import Commander
 from agent.config import CommandSettings, load_configuration
 from agent.core.windowing import MAX_CHANNELS
 from agent.errors import BundleError, ConfigurationError, RecordingError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
+from agent.signing import SIGNATURE, generate_key
 from agent.stream import SensorStream
 from tests.fuzz.messages import COMMAND, TOPICS, packets, reader
 from tests.fuzz.pipelines import (
@@ -359,6 +361,30 @@ def bundle_manifest() -> Callable[[bytes], None]:
     return run
 
 
+def signed_bundle() -> Callable[[bytes], None]:
+    """Return what spoils a signed bundle: its signature, or after a first byte `m` its manifest, in which that is `@M`."""
+    folder = Path(tempfile.mkdtemp())
+    path, key = folder / "bundle", folder / "key"
+    shutil.copytree(ENCODERS / "sensor-small", path)
+    public = generate_key(key)
+    sign_bundle(path, key)
+    manifest, signature = ((path / name).read_bytes() for name in (MANIFEST, SIGNATURE))
+
+    def run(data: bytes) -> None:
+        own = data[:1] == b"m"
+        given = data[1:].replace(b"@M", manifest) if own else manifest
+        (path / MANIFEST).write_bytes(given)
+        (path / SIGNATURE).write_bytes(signature if own else data.replace(b"@S", signature))
+        try:
+            load_bundle(path, (public,))
+        except BundleError as error:
+            str(error).encode(errors="surrogateescape")
+            return
+        assert given == manifest, "a manifest was taken that nobody signed"
+
+    return run
+
+
 def bundle_zip() -> Callable[[bytes], None]:
     """Return what loads a bundle from a zip file, which is the data."""
     path = Path(tempfile.mkdtemp()) / "bundle.zip"
@@ -402,6 +428,7 @@ TARGETS: Final[dict[str, Callable[[], Callable[[bytes], None]]]] = {
     "configuration": configuration_file,
     "state": state_files,
     "manifest": bundle_manifest,
+    "signed": signed_bundle,
     "zip": bundle_zip,
     "recording": recordings,
 }
