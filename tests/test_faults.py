@@ -35,7 +35,8 @@ def test_faults_lose_no_reading_and_no_alert_and_raise_none(tmp_path):
         episodes = [trial.episode(fault) for fault in chosen]
     finally:
         trial.close()
-    assert [line for one in episodes for line in one.wrong] == []
+    wrong = [f"{one.fault}: {line}" for one in episodes for line in one.wrong]
+    assert not wrong, "\n".join(wrong)
     assert sum(one.alerts_expected for one in episodes) > 0
     assert all(one.published > 0 for one in episodes)
 

@@ -216,6 +216,8 @@ class DetectorBank:
         for place, due in enumerate(dues):
             joint, here = due.detector.joint, slice(starts[place], starts[place + 1])
             assert joint is not None
+            if due.run.max() < self.views[0].span + self.settings.stride:
+                joint.begin_anew()
             white = joint.embed(due.tail)
             score, shares, admitted = joint.score(white)
             joint.wait(white, due.at, admitted=admitted, guard=self._guard)

@@ -84,7 +84,7 @@ class JointReference:
 
     The raw score is the log of the mean distance to the k nearest whitened references; z is taken against slow moments
     that began with the warm-up's own scores, each made without a third of the warm-up around it. The stream's score
-    is -log10 of the normal tail of the mean of the last ten z.
+    is -log10 of the normal tail of the mean of the last ten z, or behind a gap of those since.
     """
 
     _STATE: Final = ("centre", "spread", "mean", "whitening", "entries", "times", "marks", "moments", "recent")
@@ -138,6 +138,10 @@ class JointReference:
     def _raw(self, squared: F32, neighbours: int) -> F32:
         return SCORERS[ScoreMethod.DISTANCE](squared, neighbours, np.ones(1, np.float32))
 
+    def begin_anew(self) -> None:
+        """Forget the last z: they are from before a gap, or, after a kill, from when the snapshot was written."""
+        self.recent[:] = np.nan
+
     def embed(self, tail: F32) -> F32:
         """Return the whitened vector of the newest row, float32 [dim]; what is missing is as usual."""
         made = joint_features(tail, self.centre, self.spread)
@@ -162,7 +166,7 @@ class JointReference:
         self.recent = np.append(self.recent[1:], z)
         nearest = np.argpartition(squared, min(self.neighbours, len(squared)) - 1)[: self.neighbours]
         shares = self._shares(-difference[nearest].mean(axis=0))
-        return normal_tail(float(self.recent.mean())), shares, z <= HOLD_ABOVE_Z
+        return normal_tail(float(np.nanmean(self.recent))), shares, z <= HOLD_ABOVE_Z
 
     def _shares(self, away: F32) -> F64:
         """Return each channel's share of the squared distance `away` float32 [dim], float64 [channels], sum 1."""

@@ -128,6 +128,21 @@ def test_hold_takes_memory_for_its_joint_reference():
     assert make(mode=Mode.HOLD).bank.lane_bytes - make().bank.lane_bytes == 12 * 200 + 4 * 36 * 64
 
 
+def test_hold_raises_nothing_behind_a_gap_for_what_it_remembers_from_before():
+    """As after a kill: the snapshot is from while an alert fired that has long ended."""
+    detector = make(mode=Mode.HOLD)
+    feed(detector, normal(600))
+    odd = feed(detector, changed(normal(8, seed=5, start=600), "a", lambda v: v + 8))
+    again = make(mode=Mode.HOLD)
+    again.restore(detector.snapshot())
+    behind = feed(again, normal(60, start=900))
+    assert len(behind) == 60 - again.detector.views[0].span + 1
+    threshold = again.detector.budget.threshold
+    assert max(one.score for one in odd) > threshold > max(one.score for one in behind)
+    lasting = feed(detector, changed(normal(60, start=900), "a", lambda v: v + 8))
+    assert min(one.score for one in lasting) > threshold  # from the first one on
+
+
 def test_hold_scores_all_channels_at_once_and_keeps_alarming():
     detector = make(mode=Mode.HOLD)
     assert detector.budget.budget.text == "1 per 1000 decisions"
