@@ -363,7 +363,7 @@ class SensorStream(Stream):
 
     def saved(self) -> None:
         """Know that all that was learnt is on disk."""
-        self.detector.diary.begin(self.detector.grid.total_rows)
+        self.detector.saved()
 
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's windows are still kept, so that it can be accepted."""

@@ -94,6 +94,7 @@ def test_a_disturbance_explains_alerts_of_its_stream_that_begin_in_it():
     assert not one.explains("pump/b", 100.0)
     assert not one.explains("pump/a", 99.0)
     assert not one.explains("pump/a", 120.0)
+    assert one.explains("pump/a", 120.0, 33.0)
 
 
 def test_packets_are_cut_wherever_the_pieces_end():

@@ -458,10 +458,13 @@ class DetectorBank:
             self._restore_rows(lanes, learnt)
             if self._season is not None:
                 self._season.restore(lanes[0], learnt["season"])
-            if learnt["joint"] is not None:
-                detector.joint = self._joint()
-                detector.joint.restore(learnt["joint"])
+            self._restore_joint(detector, learnt["joint"])
         detector.restore(state, lanes)
+
+    def _restore_joint(self, detector: StreamDetector, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            detector.joint = self._joint()
+            detector.joint.restore(state)
 
     def _restore_lanes(self, learnt: dict[str, Any]) -> tuple[int, int]:
         """Take up references and past scores in lanes of their own, which are returned."""
@@ -484,10 +487,10 @@ class DetectorBank:
     def addition(self, detector: StreamDetector) -> dict[str, Any] | None:
         """Return what a stream has learnt since its diary began, for `rebuild`; None where it takes a whole snapshot.
 
-        A season and a joint view are not noted in diaries.
+        A season is not noted in diaries.
         """
         since, grid = detector.diary.since, detector.grid
-        if since is None or detector.lanes is None or self._season is not None or detector.joint is not None:
+        if since is None or detector.lanes is None or self._season is not None:
             return None
         added = grid.total_rows - since
         if added > RING_ROWS:
@@ -507,6 +510,7 @@ class DetectorBank:
             "calibration": self._calibration.addition(first * views, last * views, counted),
             "policy": self._policy.snapshot(first * views, last * views),
             "frozen": self._frozen.snapshot(first, last),
+            "joint": None if detector.joint is None else detector.joint.addition(),
             "bandwidths": self._bandwidths[first:last].copy(),
             "low": self._low[first:last].copy(),
             "high": self._high[first:last].copy(),
@@ -551,6 +555,10 @@ class DetectorBank:
                 places = additions[-1]["references"][view]
                 reference.put_back(first, channel, np.concatenate(entries), times, places)
         self._restore_rows(lanes, additions[-1])
+        self._restore_joint(detector, state["learnt"]["joint"])
+        if detector.joint is not None:
+            for one in additions:
+                detector.joint.extend(one["joint"])
         waiting = old[ended:] + [
             Waiting(query, enters, float(at))
             for query, enters, at in zip(queries[passed:], entering[passed:], past.times[passed:], strict=True)

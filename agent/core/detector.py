@@ -166,6 +166,12 @@ class StreamDetector:
         base = due.base
         return base + due.tail[:, -1], base + low, base + high
 
+    def saved(self) -> None:
+        """Know that all that was learnt is on disk."""
+        self.diary.begin(self.grid.total_rows)
+        if self.joint is not None:
+            self.joint.saved()
+
     def snapshot(self) -> dict[str, Any]:
         """Return this side of what is needed to go on as if never stopped."""
         return {

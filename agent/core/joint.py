@@ -103,6 +103,8 @@ class JointReference:
         self.marks: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)  # by which accepted alert each came in, else 0
         self.waiting: deque[Waiting] = deque()
         self.held: OrderedDict[str, list[Waiting]] = OrderedDict()  # what each of the last alerts was refused
+        self._entered: deque[Waiting] = deque(maxlen=size)  # since the last time this was saved
+        self._replaced, self._held_more = False, False  # since then: every entry; something is held
 
     def learn(self, rows: F32, times: F64, spread: F64) -> None:
         """Learn a warm-up: `rows` float32 [rows, channels], `times` float64 [rows], `spread` float64 [channels]."""
@@ -187,11 +189,14 @@ class JointReference:
             if one.alert and (one.mark or not one.admitted):
                 held = self.held.setdefault(one.alert, [])
                 held.append(one)
+                self._held_more = True
                 del held[:-MAX_WINDOWS]
                 while len(self.held) > MAX_ALERTS:
                     self.held.popitem(last=False)
 
     def _enter(self, one: Waiting) -> None:
+        self._replaced |= len(self._entered) == self.size
+        self._entered.append(one)
         if len(self.entries) < self.size:
             self.entries = np.vstack([self.entries, one.white])
             self.times, self.marks = np.append(self.times, one.at), np.append(self.marks, np.uint8(one.mark))
@@ -253,8 +258,8 @@ class JointReference:
     def snapshot(self) -> dict[str, Any]:
         """Return everything needed to go on as if never stopped."""
         state = {name: np.copy(getattr(self, name)) for name in self._STATE}
-        held = {alert: [one.state() for one in windows] for alert, windows in self.held.items()}
-        return {**state, "head": self.head, "waiting": [one.state() for one in self.waiting], "held": held}
+        waiting = [one.state() for one in self.waiting]
+        return {**state, "head": self.head, "waiting": waiting, "held": self._held()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take it up again."""
@@ -262,7 +267,43 @@ class JointReference:
             setattr(self, name, np.copy(state[name]))
         self.head = state["head"]
         self.waiting = deque(Waiting(*one) for one in state["waiting"])
-        self.held = OrderedDict((alert, [Waiting(*one) for one in held]) for alert, held in state["held"].items())
+        self._take_held(state["held"])
+
+    def saved(self) -> None:
+        """Know that all that was learnt is on disk."""
+        self._entered.clear()
+        self._replaced, self._held_more = False, False
+
+    def addition(self) -> dict[str, Any]:
+        """Return what was learnt since it was last saved, but for what an operator's commands did."""
+        return {
+            "entered": [one.state() for one in self._entered],
+            "head": self.head if self._replaced else None,
+            "waiting": [one.state() for one in self.waiting],
+            "held": self._held() if self._held_more else None,
+            "moments": self.moments.copy(),
+            "recent": self.recent.copy(),
+        }
+
+    def extend(self, added: dict[str, Any]) -> None:
+        """Go on by an addition, after a snapshot and the additions before this one."""
+        entered = [Waiting(*one) for one in added["entered"]]
+        if added["head"] is not None:
+            self.head = added["head"]
+            self.entries = np.empty((self.size, self.whitening.shape[1]), np.float16)
+            self.times, self.marks = np.empty(self.size), np.empty(self.size, np.uint8)
+        for one in entered:
+            self._enter(one)
+        self.waiting = deque(Waiting(*one) for one in added["waiting"])
+        if added["held"] is not None:
+            self._take_held(added["held"])
+        self.moments, self.recent = np.copy(added["moments"]), np.copy(added["recent"])
+
+    def _held(self) -> dict[str, Any]:
+        return {alert: [one.state() for one in windows] for alert, windows in self.held.items()}
+
+    def _take_held(self, state: dict[str, Any]) -> None:
+        self.held = OrderedDict((alert, [Waiting(*one) for one in held]) for alert, held in state.items())
 
 
 def whitening(features: F64) -> F64:

@@ -198,3 +198,31 @@ def test_it_goes_on_from_a_snapshot():
     other.restore(joint.snapshot())
     assert (run(joint, rows[700:])[0] == run(other, rows[700:])[0]).all()
     assert (other.entries == joint.entries).all()
+
+
+@pytest.mark.parametrize("between", [0, 5, 140, 330, 700])
+def test_a_snapshot_and_additions_are_as_good_as_a_snapshot(between):
+    rows = plant(1800)
+    joint = learnt(rows[:400], size=300)
+    again, told = JointReference(300, 5), []
+    for begin in (400, 400 + between):
+        run(joint, rows[begin : begin + between], begin)
+        white = joint.embed(rows[begin - ROWS : begin].T + 3.0)
+        for at in range(between // 2):
+            joint.wait(white, float(at), admitted=False, guard=GUARD)
+            joint.hold_back("x")
+        if begin == 400:
+            again.restore(joint.snapshot())
+        else:
+            told = [joint.addition()]
+        joint.saved()
+    told.append(joint.addition())
+    for one in told:
+        again.extend(one)
+    found, expected = again.snapshot(), joint.snapshot()
+    for name in ("entries", "times", "marks", "moments", "recent", "head"):
+        assert np.array_equal(found[name], expected[name])
+    assert [(alert, len(held)) for alert, held in found["held"].items()] == [
+        (alert, len(held)) for alert, held in expected["held"].items()
+    ]
+    assert (run(joint, rows[:100])[0] == run(again, rows[:100])[0]).all()

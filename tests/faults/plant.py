@@ -43,10 +43,11 @@ class Disturbance:
     def over(self) -> bool:
         return len(self.times) == ODD_READINGS
 
-    def explains(self, stream: str, started_at: float) -> bool:
-        return (
-            stream == f"pump/{self.stream}" and bool(self.times) and self.times[0] <= started_at <= self.times[-1] + 5
-        )
+    def explains(self, stream: str, started_at: float, late_s: float = 5.0) -> bool:
+        """Tell whether an alert that began then, `late_s` after its last reading at most, is about it."""
+        if stream != f"pump/{self.stream}" or not self.times:
+            return False
+        return self.times[0] <= started_at <= self.times[-1] + late_s
 
 
 class Plant:
