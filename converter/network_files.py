@@ -54,7 +54,7 @@ class NetworkFile(nn.Module):
         self.register_buffer("luma", torch.tensor(_LUMA))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return embeddings [batch, dim], or maps [batch, rows, columns, dim]."""
+        """Return embeddings [batch, dim] of windows, maps [batch, rows, columns, dim] of pictures."""
         made, layout = inputs, self._layout
         if self._scaled:
             made = (made - self.mean) / self.deviation
@@ -66,8 +66,16 @@ class NetworkFile(nn.Module):
             made = made.movedim(-1, 1)
         found = self.network(made)
         outputs = found if isinstance(found, tuple | list) else (found,)
-        maps_last = layout.last or len(layout.shape) < COLOURS
-        return tuple(one if maps_last or one.ndim <= COLOURS else one.permute(0, 2, 3, 1) for one in outputs)
+        if len(layout.shape) < COLOURS:
+            return tuple(outputs)
+        return tuple(_map(one, last=layout.last) for one in outputs)
+
+
+def _map(output: Tensor, *, last: bool) -> Tensor:
+    """Return a picture's output as a map, channels last; an embedding is one of a single place."""
+    if output.ndim == 2:  # noqa: PLR2004  [batch, dim]
+        return output[:, None, None, :]
+    return output if last or output.ndim <= COLOURS else output.permute(0, 2, 3, 1)
 
 
 def layout_of(where: str, own: Sequence[int | None]) -> Layout:

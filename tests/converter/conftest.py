@@ -22,6 +22,7 @@ NEED_TORCH = [
     "test_build.py",
     "test_network_files.py",
     "test_onnx_graph.py",
+    "test_own_encoder.py",
     "test_page.py",
     "test_quantize.py",
     "test_representative.py",

@@ -276,10 +276,18 @@ def test_what_can_be_chosen_is_named(tmp_path):
         read_keras(keras_of(tmp_path / "x.keras"), ["x"], None)
 
 
-def test_a_classifier_of_pictures_is_refused_until_it_is_cut(capsys, tmp_path):
+def test_an_embedding_of_a_picture_is_a_map_of_one_place(tmp_path, pictures):
     path = onnx_of(tmp_path / "x.onnx")
-    assert main(["onnx", str(path), "--out", str(tmp_path / "out")]) == 78
-    assert "expected maps [batch, rows, columns, dim] of pictures, found output 0 [1, 5]" in capsys.readouterr().err
+    (found,) = float_outputs(read_onnx(path, ["flat"], None), pictures)
+    (expected,) = ReferenceEvaluator(onnx.load(path)).run(["flat"], {"pictures": pictures.transpose(0, 3, 1, 2)})
+    assert found.shape == (3, 1, 1, 12)
+    np.testing.assert_allclose(found[:, 0, 0], expected, rtol=1e-4)
+
+
+def test_a_map_of_a_window_is_refused(capsys, tmp_path):
+    path = program_of(tmp_path / "x.pt2", Windows(), 2, 64)
+    assert main(["program", str(path), "--output", "relu", "--out", str(tmp_path / "out")]) == 78
+    assert "expected one embedding [batch, dim], found output 0 [1, 16, 15]" in capsys.readouterr().err
 
 
 def test_a_program_that_was_exported_in_training_is_refused(tmp_path):

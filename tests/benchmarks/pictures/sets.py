@@ -39,12 +39,12 @@ class Scene(msgspec.Struct):
 class Pictures:
     """Gray or colour pictures of any size; each is scaled when it is asked for."""
 
-    def __init__(self, raw: list[U8]) -> None:
-        self._raw = raw
+    def __init__(self, raw: list[U8], side: int = SIDE) -> None:
+        self._raw, self._side = raw, side
 
     def __getitem__(self, place: int) -> U8:
         picture = Image.fromarray(self._raw[place]).convert("RGB")
-        return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        return np.asarray(picture.resize((self._side, self._side), Image.Resampling.BILINEAR))
 
 
 def missing(data: Path) -> str | None:
