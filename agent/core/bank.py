@@ -456,8 +456,6 @@ class DetectorBank:
         if learnt is not None:
             lanes = self._restore_lanes(learnt)
             self._restore_rows(lanes, learnt)
-            if self._season is not None:
-                self._season.restore(lanes[0], learnt["season"])
             self._restore_joint(detector, learnt["joint"])
         detector.restore(state, lanes)
 
@@ -475,22 +473,21 @@ class DetectorBank:
         return first, last
 
     def _restore_rows(self, lanes: tuple[int, int], learnt: dict[str, Any]) -> None:
-        """Take up what has a few numbers for each lane."""
+        """Take up what is small for each lane."""
         first, last = lanes
         self._policy.restore(first * len(self.views), learnt["policy"])
         self._frozen.restore(first, learnt["frozen"])
         self._bandwidths[first:last] = learnt["bandwidths"]
         self._low[first:last], self._high[first:last] = learnt["low"], learnt["high"]
+        if self._season is not None:
+            self._season.restore(first, learnt["season"])
 
     # What was learnt since the last snapshot
 
     def addition(self, detector: StreamDetector) -> dict[str, Any] | None:
-        """Return what a stream has learnt since its diary began, for `rebuild`; None where it takes a whole snapshot.
-
-        A season is not noted in diaries.
-        """
+        """Return what a stream has learnt since its diary began, for `rebuild`; None where it takes a whole snapshot."""
         since, grid = detector.diary.since, detector.grid
-        if since is None or detector.lanes is None or self._season is not None:
+        if since is None or detector.lanes is None:
             return None
         added = grid.total_rows - since
         if added > RING_ROWS:
@@ -510,6 +507,7 @@ class DetectorBank:
             "calibration": self._calibration.addition(first * views, last * views, counted),
             "policy": self._policy.snapshot(first * views, last * views),
             "frozen": self._frozen.snapshot(first, last),
+            "season": None if self._season is None else self._season.snapshot(first, last),
             "joint": None if detector.joint is None else detector.joint.addition(),
             "bandwidths": self._bandwidths[first:last].copy(),
             "low": self._low[first:last].copy(),

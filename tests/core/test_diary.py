@@ -49,7 +49,16 @@ def saved_and_added(stream, samples, cuts):
 
 @settings(max_examples=8)
 @given(
-    st.sampled_from([{}, {"encoded": True}, {"encoded": True, "stride": 3}, {"mode": Mode.FROZEN}, {"mode": Mode.HOLD}]),
+    st.sampled_from(
+        [
+            {},
+            {"encoded": True},
+            {"encoded": True, "stride": 3},
+            {"mode": Mode.FROZEN},
+            {"mode": Mode.HOLD},
+            {"season_s": 100.0},
+        ]
+    ),
     st.lists(st.integers(330, 850), min_size=2, max_size=4, unique=True).map(sorted),
     st.integers(0, 3),
 )
@@ -89,11 +98,6 @@ def test_what_is_new_is_far_smaller_than_the_whole():
     saved, (addition,), _ = saved_and_added(stream, readings(), [500, 560])
     assert sum(one["entries"].nbytes for one in saved["learnt"]["references"]) > 90_000
     assert addition["decisions"]["flags"].nbytes + addition["grid_rows"].nbytes < 2_000
-
-
-def test_a_season_takes_a_whole_snapshot():
-    _, additions, _ = saved_and_added(Lone(season_s=200.0), readings(), [600, 700])
-    assert additions == [None]
 
 
 def test_a_stream_that_is_not_saved_yet_or_learns_takes_a_whole_snapshot():
