@@ -10,7 +10,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -21,15 +21,16 @@ from agent.adapters.pictures import PictureDecoder
 from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
-from agent.adapters.tflite import installed_runtimes, load_encoder, load_picture_encoder
+from agent.adapters.tflite import load_encoder, load_picture_encoder
 from agent.alert_message import mark_clock, mark_late
 from agent.bundle import find_bundle
 from agent.clock import Clock, last_written
 from agent.commands import MAX_COMMAND_BYTES, Commander
-from agent.config import NO_ENCODER, Configuration, ImageSettings, default_agent_id, load_configuration
+from agent.config import Configuration, ImageSettings, default_agent_id, load_configuration
 from agent.core.types import StreamPhase
 from agent.disk import Disk
-from agent.encoder_choice import chosen, read_choices
+from agent.encoder_keeper import EncoderKeeper
+from agent.encoder_loading import Choices, NewChoices, load_best, named_encoders
 from agent.errors import ConfigurationError, Problem
 from agent.inbox import Backlog, Inbox
 from agent.pipeline import Outcome, Pipeline
@@ -38,11 +39,14 @@ from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.routing import pattern_of
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
+from agent.stream import SensorStream
 from agent.troubles import Trouble, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from agent.bundle import Bundle
+    from agent.encoder_watch import NewVersion
     from agent.errors import RefusedError
     from agent.ports import Encoder, InboundMessage, PictureEncoder
     from agent.stream import Stream
@@ -58,6 +62,7 @@ OUTDATED: Final = "of another encoder, runtime or setting"
 _VERSION: Final = version("redshank")
 _LOOK_S: Final = 0.5  # between two looks of the main thread
 _TELL_S: Final = 5.0  # between two lines for systemctl status, where there is no watchdog
+_CARRY_OVER_S: Final = 0.05  # of each turn, for streams that are carried over to another version of their encoder
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
 
@@ -68,50 +73,14 @@ def with_defaults(configuration: Configuration) -> Configuration:
     return msgspec.structs.replace(configuration, agent=named)
 
 
-class Choices(Protocol):
-    """The state directory, where it is kept which variant on which runtime is fastest."""
-
-    directory: Path
-
-    def choice(self, question: str) -> str | None:
-        """Return what was chosen before, None if nothing was."""
-        ...
-
-    def choose(self, question: str, answer: str) -> None:
-        """Remember a choice."""
-        ...
-
-
-class NewChoices:
-    """Choices of a reload: those of the store, and new ones, which the worker has yet to store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.directory = store.directory
-        self.made: dict[str, str] = {}
-
-    def choice(self, question: str) -> str | None:
-        """Return what was chosen before, None if nothing was."""
-        return self.made.get(question) or self._store.choice(question)
-
-    def choose(self, question: str, answer: str) -> None:
-        """Remember a choice."""
-        self.made[question] = answer
-
-
-def named_encoders(configuration: Configuration) -> set[tuple[str, bool]]:
-    """Return the name of every encoder that the streams name, and whether it is for pictures."""
-    named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}
-    return named - {(NO_ENCODER, False)}
-
-
 def load_encoders(
     configuration: Configuration,
     store: Choices | None = None,
     *,
     loaded: Mapping[str, Encoder | PictureEncoder] | None = None,
+    find: Callable[[str], Bundle] | None = None,
 ) -> dict[str, Encoder | PictureEncoder]:
-    """Return every encoder that the streams name; `loaded` are there already.
+    """Return every encoder that the streams name; `loaded` are there already. `find`: not simply that of the name.
 
     Raises BundleError, and ConfigurationError if no picture could be looked at: all is ignored, or Pillow is missing.
 
@@ -119,23 +88,14 @@ def load_encoders(
     made with. What `redshank encoders --write` left in that directory takes the place of that, as long as it holds.
     """
     found: dict[str, Encoder | PictureEncoder] = dict(loaded or {})
-    measured = None if store is None else read_choices(store.directory)
+    find = find or (lambda name: find_bundle(name, configuration.encoders.trusted_keys))
     for name, of_pictures in sorted(named_encoders(configuration)):
         if name in found:
             continue
-        bundle = find_bundle(name, configuration.encoders.trusted_keys)
-        offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
-        question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
-        kept = store.choice(question) if store is not None else None
-        best = chosen(measured, bundle)
-        runtime, file = kept.split(" ", 1) if kept is not None else (None, None)
-        if best is not None:
-            runtime, file = best.runtime.split()[0], best.file
-        load = load_picture_encoder if of_pictures else load_encoder
-        found[name] = encoder = load(bundle, runtime, file, 1 if best is None else best.threads)
-        answer = f"{encoder.runtime.split()[0]} {encoder.file}"
-        if store is not None and kept != answer:
-            store.choose(question, answer)
+        bundle = find(name)
+        found[name] = (
+            load_best(bundle, load_picture_encoder, store) if of_pictures else load_best(bundle, load_encoder, store)
+        )
     for one in configuration.streams:
         if isinstance(one, ImageSettings):
             height, width, _ = cast("PictureEncoder", found[one.encoder]).shape
@@ -143,10 +103,11 @@ def load_encoders(
     return found
 
 
-def make_restore(store: Store) -> Callable[[Stream], None]:
+def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | None = None) -> Callable[[Stream], None]:
     """Return how a stream goes on: with the exact states of its alerts, and from its snapshot and what was added to it.
 
-    The snapshot is found by name; it must have been made with the same encoder, runtime and settings.
+    The snapshot is found by name; it must have been made with the same encoder, runtime and settings. `use_former` lets
+    a stream begin with the earlier version of its encoder that a signature tells of, if there is one.
     """
     alerts = {(row.stream, row.kind): row.state for row in store.alerts()}
 
@@ -160,7 +121,8 @@ def make_restore(store: Store) -> Callable[[Stream], None]:
         saved = store.load(stream.name)
         if saved is None:
             return
-        if saved.get("signature") != stream.signature:
+        signature = saved.get("signature")
+        if signature != stream.signature and not (use_former is not None and use_former(stream, signature)):
             store.set_aside(stream.name, OUTDATED)
             return
         additions = store.additions(stream.name)
@@ -235,27 +197,31 @@ class Agent(MqttEvents):
         self.clock = Clock(last_written(Path(agent.state_dir)))
         self.store = Store(Path(agent.state_dir), patient=True)
         self.disk = Disk(self.store, self.telemetry)
+        self.inbox = Inbox(configuration, self.telemetry)
+        self._arrived = self.inbox.arrived
         choices = NewChoices(self.store)
+        self.encoders = EncoderKeeper(
+            lambda: self.configuration, self.store, self.disk, self.telemetry, self._arrived.set
+        )
         try:
-            encoders = load_encoders(configuration, choices)
+            encoders = load_encoders(configuration, choices, find=self.encoders.find)
         except BaseException:
             self.store.close()
             raise
         self.disk.write(lambda: self._choose(choices.made))
+        self.encoders.keep_found()
         self.topics = Topics(agent.topic_prefix, agent.id)
-        restore = make_restore(self.store)
+        restore = make_restore(self.store, self._use_former)
         nodes = self.store.nodes()
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore, nodes=nodes)
         self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
-        self.inbox = Inbox(configuration, self.telemetry)
         self.backlog = Backlog(self.inbox, self.telemetry)
         self.troubles = Troubles(self.telemetry)
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
         self._unacknowledged: list[InboundMessage] = []
-        self._arrived = self.inbox.arrived
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
         self._handed = self._told_dropped = 0
@@ -404,6 +370,7 @@ class Agent(MqttEvents):
                 told = monotonic()
                 while not self._stopping.wait(min(watchdog_s or _LOOK_S, _LOOK_S)):
                     self.reloader.look()
+                    self.encoders.watch.look(monotonic())
                     if monotonic() - told < (watchdog_s or _TELL_S):
                         continue
                     told = monotonic()
@@ -488,6 +455,40 @@ class Agent(MqttEvents):
 
     # The worker
 
+    def _use_former(self, stream: Stream, signature: object) -> bool:
+        """Let a stream begin with the version of its encoder that its snapshot was made with, if that is kept."""
+        encoder = self.encoders.former(stream, signature)
+        if encoder is None:
+            return False
+        assert isinstance(stream, SensorStream)
+        self.pipeline.use(stream, encoder)
+        return True
+
+    def _change_encoder(self, new: NewVersion) -> None:
+        """Go on with another version of an encoder: its streams are carried over one after the other."""
+        self.disk.write(lambda: self._choose(new.choices))
+        self.encoders.keep(new.name, new.bundle)
+        count = self.pipeline.change_encoder(new.name, new.encoder)
+        logger.info(
+            "encoder %s: a new version passed all checks (sha256 %.12s); %d streams are carried over to it",
+            new.name,
+            new.encoder.digest,
+            count,
+        )
+
+    def _carry_over(self) -> bool:
+        """Go on with that for a moment; tell whether there is more to do at once."""
+        until, busy = monotonic() + _CARRY_OVER_S, True
+        while busy and monotonic() < until:
+            switched, busy = self.pipeline.advance()
+            for stream in switched:
+                logger.info("stream %s goes on with encoder %s", stream.name, stream.encoder_tag)
+            self._store_changes(list(switched))
+        if not self.pipeline.carry_over.left:
+            self.encoders.forget_former()
+        self.telemetry.streams_behind.set(self.pipeline.carry_over.left)
+        return busy
+
     def _work(self) -> None:
         try:
             self._turns()
@@ -505,6 +506,9 @@ class Agent(MqttEvents):
             prepared = self.reloader.take()
             if prepared is not None:
                 self._apply(prepared)
+            version = self.encoders.watch.take()
+            if version is not None:
+                self._change_encoder(version)
             self._question.answer(self._status)
             for taken in self._take():
                 if isinstance(taken, Command):
@@ -529,7 +533,7 @@ class Agent(MqttEvents):
             if now - saved >= self.configuration.agent.snapshot_interval_s:
                 saved = now
                 self._save(whole=False)
-            if not self.inbox:
+            if not self._carry_over() and not self.inbox:
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
         self._save()
@@ -618,13 +622,14 @@ class Agent(MqttEvents):
         """Go on with a disk that can be written again: what it held and we could not read comes to its right."""
         if self.store.unread:
             self.store.unread = False
-            restore = make_restore(self.store)
+            restore = make_restore(self.store, self._use_former)
             for stream in self.pipeline.streams.values():
                 if stream.learnt:
                     self.store.set_aside(stream.name, "older than what was learnt while it could not be read")
                     continue
                 restore(stream)
         self.on_subscriptions(self._held)
+        self.encoders.keep_new()
         self._save(whole=False)
 
     def _send_outbox(self) -> None:
@@ -659,6 +664,7 @@ class Agent(MqttEvents):
         self.inbox.configure(after)
         done = self.pipeline.reconfigure(after, prepared.encoders, time())
         self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
+        self.encoders.keep_new()
 
         def write() -> None:
             self._choose(prepared.choices)
@@ -672,7 +678,7 @@ class Agent(MqttEvents):
         self._let_go(done.removed, [name for name, fate in done.fates.items() if fate is not Fate.UNCHANGED])
         self._commit(done.outcome)
         self.publications.publish(monotonic(), time())
-        self.pipeline.restore = make_restore(self.store)
+        self.pipeline.restore = make_restore(self.store, self._use_former)
         if client is None:
             self.mqtt.resubscribe(subscriptions_of(after))
         else:

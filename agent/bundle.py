@@ -204,7 +204,33 @@ def find_bundle(name: str, trusted: Sequence[str] = ()) -> Bundle:
     With `trusted` keys one of them must have signed it, if it did not come with the package: who could change that one
     could change this program as well.
     """
-    return load_bundle(Path(name), trusted) if "/" in name else load_bundle(ENCODERS / name)
+    return load_bundle(path_of(name), trusted if "/" in name else ())
+
+
+def path_of(name: str) -> Path:
+    """Return where the bundle of that name lies."""
+    return Path(name) if "/" in name else ENCODERS / name
+
+
+def version_of_bundle(path: Path) -> str:
+    """Return the sha256 of a bundle's manifest, which has those of all other files. Raises BundleError."""
+    try:
+        return hashlib.sha256(_content(path, MANIFEST)).hexdigest()
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / MANIFEST}: expected an encoder bundle's manifest, found none ({error})") from error
+
+
+def contents(bundle: Bundle) -> dict[str, bytes]:
+    """Return the files that a bundle consists of, the manifest first; each is what the manifest says.
+
+    Raises BundleError.
+    """
+    manifest, signature = _content(bundle.path, MANIFEST), _signature(bundle.path)
+    if msgspec.json.decode(manifest, type=Manifest) != bundle.manifest:
+        raise BundleError(f"{bundle.path / MANIFEST}: expected it as it was loaded, found another version")
+    files = {MANIFEST: manifest} | ({SIGNATURE: signature} if signature is not None else {})
+    files |= {one.file: read_model(bundle, one) for one in bundle.manifest.variants}
+    return files | {name: read_file(bundle, name) for name in bundle.manifest.files}
 
 
 def sign_bundle(path: Path, key_file: Path) -> str:

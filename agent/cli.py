@@ -116,6 +116,9 @@ def _add_encoders(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     encoders.add_argument(
         "--seconds", type=float, default=1.0, help="for calls of one size of one combination; default: %(default)g"
     )
+    encoders.add_argument(
+        "--rollback", metavar="NAME", help="put the version back that the agent used before, and measure nothing"
+    )
     encoders.add_argument("--json", action="store_true", help="print all that was found, for programs")
 
 
@@ -414,7 +417,29 @@ def _demo(options: argparse.Namespace) -> int:
     return demo(broker_url=options.broker, forever=options.forever, picture=options.picture)
 
 
+def _roll_back(options: argparse.Namespace) -> int:
+    from agent.config import load_configuration  # noqa: PLC0415  as above
+    from agent.encoder_loading import named_encoders  # noqa: PLC0415  as above
+    from agent.encoder_versions import EncoderVersions, put_back  # noqa: PLC0415  as above
+
+    configuration = load_configuration(options.config or DEFAULT_CONFIG)
+    name = options.rollback
+    named = sorted(one for one, of_pictures in named_encoders(configuration) if "/" in one and not of_pictures)
+    if name not in named:
+        raise BundleError(
+            f"--rollback: expected an encoder of readings that the configuration names by a path "
+            f"({', '.join(named) or 'it names none'}), found {name!r}"
+        )
+    versions = EncoderVersions(options.state or Path(configuration.agent.state_dir))
+    bundle = versions.previous(name, configuration.encoders.trusted_keys)
+    put_back(bundle, Path(name))
+    sys.stdout.write(f"{name}: the version of {bundle.path.name} is back; a running agent takes it up by itself\n")
+    return 0
+
+
 def _encoders(options: argparse.Namespace) -> int:
+    if options.rollback is not None:
+        return _roll_back(options)
     from agent.bundle import find_bundle, installed_bundles  # noqa: PLC0415  as above
     from agent.encoder_choice import write_choices  # noqa: PLC0415  as above
     from agent.encoder_trial import MAX_THREADS, cores  # noqa: PLC0415  as above
@@ -427,8 +452,8 @@ def _encoders(options: argparse.Namespace) -> int:
         parser().error(f"encoders: expected 1 to {cores()} threads, found {most}")
     names, state = options.bundle, options.state
     if options.config is not None or (options.write and state is None):
-        from agent.app import named_encoders  # noqa: PLC0415  as above
         from agent.config import load_configuration  # noqa: PLC0415  as above
+        from agent.encoder_loading import named_encoders  # noqa: PLC0415  as above
 
         configuration = load_configuration(options.config or DEFAULT_CONFIG)
         names = names or sorted(name for name, _ in named_encoders(configuration))

@@ -223,7 +223,7 @@ class Commander:
         budget = stream.budget
         if not budget.knows(alert):
             raise CommandError("one of the last alerts of its stream", f"{alert}, which is too long ago")
-        again = not budget.confirm(alert)
+        again = not stream.confirm(alert)
         done.changed = [] if again else [stream]
         return {"alert": alert, "stream": stream.name, "already": again, "budget_ratio": round(budget.ratio, 3)}
 

@@ -15,6 +15,7 @@ from agent.adapters.payload.sparkplug import Reading, SparkplugNodes
 from agent.adapters.picture_drawing import heatmap_png
 from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, frozen, picture_evidence, picture_fault, silence
+from agent.carry_over import CarryOver, follow
 from agent.config import ImageSettings
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
@@ -28,7 +29,7 @@ from agent.picture_stream import FAULTS, Looked, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
 from agent.room import Room
 from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug
-from agent.stream import SensorStream, Stream, alert_row
+from agent.stream import SensorStream, Stream, alert_row, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -123,8 +124,9 @@ class Pipeline:
         self._shared = True  # the agent's budget, over the streams there are
         self._workspace = Workspace()
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
-        self._pending: list[tuple[SensorStream, Due, float]] = []
+        self._pending: list[tuple[SensorStream, Due, Due | None, float]] = []  # the second is that of the heir
         self._pending_lanes = 0
+        self.carry_over = CarryOver(self.streams, lambda: self.encoders, self._bank, self.room)
         self.tap: Tap | None = None
         self.priming = False  # what comes is known to be normal: it is learnt, and nothing alarms
 
@@ -252,10 +254,10 @@ class Pipeline:
         """
         done = Reconfigured(Outcome([], [], []), {}, [])
         agent = self._configuration.agent
-        if self.room.left(agent) >= 0:
+        if self.room.left(agent) + self.room.twice >= 0:
             return done
         for stream in reversed(list(self.streams.values())):
-            if self.room.left(agent) >= 0 or len(self.streams) == 1:
+            if self.room.left(agent) + self.room.twice >= 0 or len(self.streams) == 1:
                 break
             if stream.learnt:
                 continue
@@ -300,8 +302,8 @@ class Pipeline:
                 stream, fate = self._renewed(old, route.settings, now, done.outcome)
             self.streams[old.name], done.fates[old.name] = stream, fate
         self._refused = set()
-        used = {id(stream.bank) for stream in self.streams.values() if isinstance(stream, SensorStream)}
-        self._banks = {key: bank for key, bank in self._banks.items() if id(bank) in used}
+        self.carry_over.look()
+        self._forget_banks()
         if before.agent.false_alarms is not None:
             for stream in self.streams.values():
                 stream.take_share(None)
@@ -309,9 +311,38 @@ class Pipeline:
         self.room.reset()
         return done
 
+    def change_encoder(self, name: str, encoder: Encoder) -> int:
+        """Have the streams that name an encoder carried over to another version; return how many those are."""
+        self.encoders = {**self.encoders, name: encoder}
+        self.carry_over.look()
+        return self.carry_over.left
+
+    def advance(self) -> tuple[list[SensorStream], bool]:
+        """Go on with carrying streams over, between two batches; return which were switched, and whether to go on."""
+        switched, busy = self.carry_over.advance(self._configuration.agent)
+        if switched:
+            self._forget_banks()
+        return switched, busy
+
+    def use(self, stream: SensorStream, encoder: Encoder) -> None:
+        """Let a stream that has learnt nothing yet begin with another version of its encoder: that of its snapshot."""
+        stream.use(encoder, self._bank(stream.settings, encoder))
+        self.carry_over.add(stream)
+
+    def _forget_banks(self) -> None:
+        """Let the banks go that no stream uses any more."""
+        sensors = [stream for stream in self.streams.values() if isinstance(stream, SensorStream)]
+        used = {id(stream.bank) for stream in sensors} | self.carry_over.banks
+        used |= {id(one.heir.bank) for one in sensors if one.heir is not None}
+        self._banks = {key: bank for key, bank in self._banks.items() if id(bank) in used}
+
     def _renewed(self, old: Stream, settings: StreamSettings, now: float, outcome: Outcome) -> tuple[Stream, Fate]:
         """Return the stream that takes the place of one whose settings were others, and whether it learns anew."""
         stream = self._make(old.name, old.topic, settings)
+        if isinstance(stream, SensorStream) and isinstance(old, SensorStream) and old.encoder is not None:
+            if settings.encoder_name == old.settings.encoder_name:
+                self.use(stream, old.encoder)  # it is carried over later, if that is an earlier version
+            old.disown()
         kept = stream.signature == old.signature
         if not kept:
             kinds = [kind for kind in old.alerts if kind is not AlertKind.SILENT]
@@ -336,7 +367,8 @@ class Pipeline:
     def _bank(self, settings: SensorSettings, encoder: Encoder | None) -> DetectorBank:
         """Return the bank of all streams with equal settings."""
         wanted = settings.detector()
-        key = (settings.encoder_name, msgspec.json.encode(wanted))
+        version = "" if encoder is None else msgspec.json.encode(version_of(encoder)).decode()
+        key = (f"{settings.encoder_name} {version}", msgspec.json.encode(wanted))
         if key not in self._banks:
             views = (
                 views_for(encoder.length, encoder.dim, encoder.output_step, encoder.output_offset)
@@ -370,7 +402,8 @@ class Pipeline:
             self._flush(outcome)
             self._begin(stream, due)
             return
-        self._pending.append((stream, due, received_at))
+        shadow = None if stream.heir is None else stream.heir.detector.echo(due)
+        self._pending.append((stream, due, shadow, received_at))
         if stream.pending_row is None:
             stream.pending_row = due.row
         self._pending_lanes += len(due.run)
@@ -394,16 +427,21 @@ class Pipeline:
             return
         pending, self._pending, self._pending_lanes = self._pending, [], 0
         dues: dict[int, list[Due]] = {}
-        streams: dict[int, SensorStream] = {}
-        for stream, due, _ in pending:
+        banks: dict[int, tuple[DetectorBank, Encoder | None]] = {}
+        for stream, due, shadow, _ in pending:
             stream.pending_row = None
             dues.setdefault(id(stream.bank), []).append(due)
-            streams[id(stream.bank)] = stream
-        batches = {key: streams[key].bank.batch(those) for key, those in dues.items()}
-        self._embed([(streams[key].encoder, batch) for key, batch in batches.items()])
-        steps = {key: streams[key].bank.step(batch) for key, batch in batches.items()}
-        for stream, due, received_at in pending:
+            banks[id(stream.bank)] = stream.bank, stream.encoder
+            if shadow is not None and stream.heir is not None:
+                dues.setdefault(id(stream.heir.bank), []).append(shadow)
+                banks[id(stream.heir.bank)] = stream.heir.bank, stream.heir.encoder
+        batches = {key: banks[key][0].batch(those) for key, those in dues.items()}
+        self._embed([(banks[key][1], batch) for key, batch in batches.items()])
+        steps = {key: banks[key][0].step(batch) for key, batch in batches.items()}
+        for stream, due, shadow, received_at in pending:
             self._decide(stream, due, self._observer.timed_step(steps[id(stream.bank)]), received_at, outcome)
+            if shadow is not None and stream.heir is not None:
+                follow(stream, shadow, next(steps[id(stream.heir.bank)]))
 
     def _embed(self, batches: list[tuple[Encoder | None, Batch]]) -> None:
         """Embed the windows of all batches, with one call for each encoder."""

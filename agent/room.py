@@ -33,6 +33,7 @@ class Room:
         self._newest: str | None = None
         self._turn: list[str] = []
         self.used = 0
+        self.twice = 0  # what streams take again while they are carried over to another encoder
 
     def streams_max(self, agent: AgentSettings) -> int:
         """Return how many streams there may be: `max_streams`, or as many like those there are as memory allows."""
@@ -43,7 +44,7 @@ class Room:
 
     def left(self, agent: AgentSettings) -> int:
         """Return the memory that no stream takes yet; less than nothing where they take more than there is."""
-        return agent.memory_limit_bytes - BASE_BYTES - waiting_bytes(agent) - self.used
+        return agent.memory_limit_bytes - BASE_BYTES - waiting_bytes(agent) - self.used - self.twice
 
     def leave(self, stream: Stream) -> None:
         """Let a stream go that is watched no longer."""

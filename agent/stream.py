@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.config import SensorSettings, StreamSettings
     from agent.core.bank import DetectorBank, WarmUpPart
     from agent.core.budget import BudgetControl
+    from agent.core.detector import StreamDetector
     from agent.core.types import F32, Assessment, Budget, Sample
     from agent.picture_stream import Looked
     from agent.ports import Encoder, InboundMessage
@@ -49,7 +50,7 @@ class Stream(ABC):
         health: tuple[AlertKind, ...],
     ) -> None:
         self.name, self.topic, self.settings = name, topic, settings
-        self.encoder_tag = None if encoder is None else {"name": encoder[0], "digest": encoder[1][:12]}
+        self.encoder_tag = tag_of(encoder)
         self.own_time = settings.time is not None
         once = msgspec.structs.replace(settings.alert, after=1, clear_after=1, cooldown_s=0.0)
         calm = msgspec.structs.replace(once, cooldown_s=settings.alert.cooldown_s)
@@ -145,6 +146,10 @@ class Stream(ABC):
     @abstractmethod
     def accept(self, alert: str) -> int:
         """Learn what an alert is about; return how many windows or pictures that is."""
+
+    def confirm(self, alert: str) -> bool:
+        """Take back what a true alarm counted; tell whether that was to be done. The budget must know the alert."""
+        return self.budget.confirm(alert)
 
     @abstractmethod
     def forget_alert(self, alert: str) -> int:
@@ -242,6 +247,19 @@ class Stream(ABC):
         }
 
 
+class Heir(msgspec.Struct):
+    """Who is to take a stream's place, with another version of its encoder, and decides in its shadow until then.
+
+    `decisions` so far; `calm`: the last of these that were not odd.
+    """
+
+    encoder: Encoder
+    bank: DetectorBank
+    detector: StreamDetector
+    decisions: int = 0
+    calm: int = 0
+
+
 class SensorStream(Stream):
     """A stream of readings. Its detector is one of a bank's."""
 
@@ -261,6 +279,8 @@ class SensorStream(Stream):
         tag = (encoder.name, encoder.digest) if encoder else None
         super().__init__(name, topic, settings, agent, tag, (AlertKind.FROZEN,))
         self.encoder, self.bank = encoder, bank
+        self.heir: Heir | None = None
+        self.declined: Encoder | None = None  # the version that it cannot be carried over to
         self.intake = make_intake(settings, max_bytes)
         self.detector = bank.detector(settings.channels)
         self.turns = 0  # of the grid, at the last decision
@@ -296,7 +316,10 @@ class SensorStream(Stream):
     @property
     def signature(self) -> dict[str, Any]:
         """Return what a snapshot must agree with to be resumed."""
-        encoder = self.encoder
+        return self.signature_with(self.encoder)
+
+    def signature_with(self, encoder: Encoder | None) -> dict[str, Any]:
+        """Return the signature that the stream has with an encoder."""
         settings = self.settings
         return {
             "schema": SNAPSHOT_SCHEMA,
@@ -336,8 +359,30 @@ class SensorStream(Stream):
         if isinstance(old, SensorStream):
             self.intake.restore(old.intake.snapshot())
 
+    def use(self, encoder: Encoder, bank: DetectorBank) -> None:
+        """Begin with another version of the encoder, before anything was learnt."""
+        self.encoder, self.bank, self.encoder_tag = encoder, bank, tag_of((encoder.name, encoder.digest))
+        self.detector = bank.detector(self.settings.channels)
+
+    def disown(self) -> None:
+        """Let the heir go, if there is one: the stream has changed in a way that it does not know of."""
+        if self.heir is not None:
+            self.heir.bank.release(self.heir.detector)
+            self.heir = None
+
+    def inherit(self) -> None:
+        """Go on as the heir, which there must be; alerts and all that messages told stand as they are."""
+        heir, self.heir = self.heir, None
+        assert heir is not None
+        heir.detector.succeed(self.detector)
+        self.bank.release(self.detector)
+        self.encoder, self.bank, self.detector = heir.encoder, heir.bank, heir.detector
+        self.encoder_tag = tag_of((heir.encoder.name, heir.encoder.digest))
+        self._whole = None  # what is on disk is of the old one
+
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
+        self.disown()
         self.bank.release(self.detector)
         self.detector = self.bank.detector(self.settings.channels)
         self.turns, self.pending_row = 0, None
@@ -375,14 +420,22 @@ class SensorStream(Stream):
 
     def accept(self, alert: str) -> int:
         """Learn an alert's windows; return how many."""
+        self.disown()
         return self.bank.accept(self.detector, alert)
+
+    def confirm(self, alert: str) -> bool:
+        """Take back what a true alarm counted; tell whether that was to be done. The budget must know the alert."""
+        self.disown()
+        return super().confirm(alert)
 
     def forget_alert(self, alert: str) -> int:
         """Take out what accepting an alert let in; return how many windows. Raises TooFewLeftError."""
+        self.disown()
         return self.bank.forget_alert(self.detector, alert)
 
     def forget_span(self, begin: float, end: float) -> int:
         """Take out the windows of a time span; return how many. Raises TooFewLeftError."""
+        self.disown()
         return self.bank.forget_span(self.detector, begin, end)
 
     def release(self) -> None:
@@ -396,6 +449,16 @@ def embedded(part: WarmUpPart, encoder: Encoder | None) -> F32:
         return plain(part.windows)
     assert encoder is not None
     return encoder.encode(part.windows)
+
+
+def version_of(encoder: Encoder) -> tuple[str, str, float, int, int]:
+    """Return what two encoders have in common whose embeddings can be compared."""
+    return encoder.digest, encoder.runtime, encoder.output_step, encoder.output_offset, encoder.length
+
+
+def tag_of(encoder: tuple[str, str] | None) -> dict[str, str] | None:
+    """Return what messages tell of an encoder, given its name and digest."""
+    return None if encoder is None else {"name": encoder[0], "digest": encoder[1][:12]}
 
 
 def quiet_hours(settings: AlertSettings) -> QuietHours:

@@ -240,7 +240,7 @@ def test_without_a_state_directory_they_are_timed_each_time(two_variants, timed)
 
 def test_they_are_timed_again_when_other_runtimes_are_installed(two_variants, tmp_path, timed, monkeypatch):
     start(two_variants, tmp_path)
-    monkeypatch.setattr("agent.app.installed_runtimes", lambda: ["ai-edge-litert 99.0.0"])
+    monkeypatch.setattr("agent.encoder_loading.installed_runtimes", lambda: ["ai-edge-litert 99.0.0"])
     timed.clear()
     start(two_variants, tmp_path)
     assert len(timed) == 2 * len(tflite.available_runtimes())

@@ -132,7 +132,9 @@ class Telemetry:
         self.encode_seconds = histogram("encode_seconds", "Time of one call of the encoder")
         self.score_seconds = histogram("score_seconds", "Time to score and learn, of a batch")
         self.end_to_end_seconds = histogram("end_to_end_seconds", "Arrival of a message to its decision")
-        self.bundles_refused = counter("bundles_refused_total", "Reloads refused because of an encoder bundle")
+        self.bundles_refused = counter(
+            "bundles_refused_total", "Encoder bundles refused, at a reload or when they were replaced"
+        )
         self.commands = counter("commands_total", "Operators' commands", ("command", "outcome"))
         self.reloads = counter(
             "configuration_reloads_total", "Reloads of the configuration that were asked for", ("outcome",)
@@ -170,6 +172,9 @@ class Telemetry:
         self.state_bytes = counter("state_bytes_written_total", "Bytes written to the state directory")
         self.state_errors = counter("state_write_errors_total", "Writes to the state directory that failed")
         self.streams = gauge("streams", "Streams being watched")
+        self.streams_behind = gauge(
+            "streams_behind", "Streams that still decide with an earlier version of their encoder"
+        )
         self.streams_max = gauge("streams_max", "Cap on the number of streams")
         self.streams_max.set(streams_max)
         gauge("memory_limit_bytes", "agent.memory_limit").set(memory_limit_bytes)
@@ -193,6 +198,7 @@ class Telemetry:
             "outbox_length": self.outbox_length,
             "outbox_dropped": self.outbox_dropped,
             "reconnects": self.reconnects,
+            "streams_behind": self.streams_behind,
         }
         return {name: round(_total(metric)) for name, metric in told.items()}
 

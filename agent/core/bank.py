@@ -19,12 +19,13 @@ from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, 
 from agent.core.diary import COUNTS, ENTERS, Past, newest
 from agent.core.frozen import FrozenValues
 from agent.core.joint import JointReference, joint_bytes
-from agent.core.lanes import Lanes, grown
+from agent.core.lanes import Lanes, grown, trimmed
 from agent.core.quarantine import Accepted, Held, narrowed, widened
 from agent.core.reference import (
     GUARD_SAMPLES,
     I8,
     PROVENANCE_BYTES,
+    ROW_BYTES,
     AdmissionPolicy,
     ReferenceWindow,
     Workspace,
@@ -96,7 +97,8 @@ class DetectorBank:
         self._free: list[tuple[int, int]] = []  # spans of lanes that streams gave back
         self._guard = -(-GUARD_SAMPLES // settings.stride)
         self._references = [
-            ReferenceWindow(settings.reference.size // v.every, v.dim, step=v.step, offset=v.offset) for v in views
+            ReferenceWindow(settings.reference.size // v.every, v.dim, step=v.step, offset=v.offset, rows=v.encoded)
+            for v in views
         ]
         # One row for each lane and view, lane by lane: one call serves all of them.
         self._calibration = Calibration()
@@ -114,7 +116,9 @@ class DetectorBank:
 
     def _weight(self) -> int:
         size = self.settings.reference.size
-        entries = sum((view.dim + PROVENANCE_BYTES) * (size // view.every) for view in self.views)
+        entries = sum(
+            (view.dim + PROVENANCE_BYTES + ROW_BYTES * view.encoded) * (size // view.every) for view in self.views
+        )
         season = 0 if self._season is None else self._season.lane_bytes
         joint = joint_bytes(size) if self.settings.mode is Mode.HOLD else 0
         return entries + season + joint + 2 * CALIBRATION_SIZE * len(self.views) + 4 * RING_ROWS + _LANE_OBJECTS_BYTES
@@ -261,7 +265,7 @@ class DetectorBank:
             here = slice(starts[place], starts[place + 1])
             waiting = due.detector.waiting
             may_enter = admitted[here] & (due.row // self.settings.stride % every == 0)
-            waiting.append(Waiting(query[here].copy(), may_enter, due.at))
+            waiting.append(Waiting(query[here].copy(), may_enter, due.at, due.row))
             due.detector.diary.note(due.row, due.at, may_enter, counted[here])
             while len(waiting) > self._guard:
                 passed.append((due.detector, waiting.popleft()))
@@ -270,10 +274,14 @@ class DetectorBank:
         index = np.concatenate([detector.index for detector, _ in passed])
         entries = np.concatenate([one.query for _, one in passed])
         allowed = np.concatenate([one.admitted for _, one in passed])
-        times = np.repeat([one.at for _, one in passed], [len(one.query) for _, one in passed])
+        lanes = [len(one.query) for _, one in passed]
+        times = np.repeat([one.at for _, one in passed], lanes)
+        rows = np.repeat([one.row for _, one in passed], lanes)
         for view, reference in enumerate(self._references):
             entering = np.flatnonzero(allowed[:, view])
-            reference.insert(entries[entering, self._columns[view]], index[entering], times[entering])
+            reference.insert(
+                entries[entering, self._columns[view]], index[entering], times[entering], rows=rows[entering]
+            )
 
     def _range_novelty_and_leave(self, batch: Batch, part: slice, index: I64, dues: list[Due]) -> tuple[F32, Bools]:
         """Return novelty of range, float32 [lanes], and which lanes may alarm, bool [lanes].
@@ -317,6 +325,7 @@ class DetectorBank:
         """
         detector = due.detector
         rows = detector.grid.rows(RING_ROWS)
+        begun = detector.grid.total_rows - len(rows)
         first, last = lanes = self._allocate(rows.shape[1])
         for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
             unknown = np.full((1, series.shape[1]), np.inf)
@@ -346,7 +355,9 @@ class DetectorBank:
                 guard = -(-view.span // step)
                 for place in range(some.start, some.stop):
                     good = usable[:, place]
-                    self._learn(first + place, index, queries[good, place - some.start], times[good], guard)
+                    self._learn(
+                        first + place, index, queries[good, place - some.start], times[good], begun + ends[good], guard
+                    )
         if self.settings.mode is Mode.HOLD:
             detector.joint = self._joint()
             period = detector.grid.period_s or 1.0
@@ -360,22 +371,29 @@ class DetectorBank:
     def _warm_up_step(self, view: View, rows: int) -> int:
         return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
 
-    def _learn(self, lane: int, view: int, entries: I8, times: F64, guard: int) -> None:
+    def _learn(self, lane: int, view: int, entries: I8, times: F64, rows: I64, guard: int) -> None:
         """Take a warm-up's windows of one lane as its references, and its calibration from their distances."""
         reference = self._references[view]
         every = self.views[view].every
-        reference.fill(lane, entries[::-every][::-1], times[::-every][::-1])
+        reference.fill(lane, entries[::-every][::-1], times[::-every][::-1], rows[::-every][::-1])
         if len(entries) >= MIN_REFERENCES:
-            self._calibrate(lane, view, _pairwise(np.ascontiguousarray(entries), reference.step, guard))
+            self._calibrate(lane, view, _pairwise(entries, reference.step, guard, np.arange(len(entries))))
 
     def _calibrate(self, lane: int, view: int, squared: F32) -> None:
         """Start a lane's calibration from the distances among its warm-up's windows, float32 [n, n]."""
+        self._begin_view(lane, view, *self._past_scores(squared))
+
+    def _past_scores(self, squared: F32) -> tuple[F32, np.float32]:
+        """Return what each of n windows scores against the others, float32 [n], and the bandwidth for that."""
         settings = self.settings.score
         nothing = np.ones(1, np.float32)
         neighbour = SCORERS[ScoreMethod.DISTANCE](squared, settings.neighbours, nothing)
-        self._bandwidths[lane, view] = np.exp(np.median(neighbour))
-        bandwidth = np.full(len(squared), self._bandwidths[lane, view], np.float32)
-        raw = SCORERS[settings.method](squared, settings.neighbours, bandwidth)
+        bandwidth = np.exp(np.median(neighbour)).astype(np.float32)
+        repeated = np.full(len(squared), bandwidth, np.float32)
+        return SCORERS[settings.method](squared, settings.neighbours, repeated), bandwidth
+
+    def _begin_view(self, lane: int, view: int, raw: F32, bandwidth: np.float32) -> None:
+        self._bandwidths[lane, view] = bandwidth
         row = lane * len(self.views) + view
         self._calibration.fill(row, raw)
         self._policy.prime(row, raw)
@@ -434,28 +452,32 @@ class DetectorBank:
         """Return everything that a stream needs to go on as if never stopped; arrays are copies."""
         state = detector.snapshot()
         if detector.lanes is not None:
-            first, last = detector.lanes
-            views = len(self.views)
-            state["learnt"] = {
-                "references": [one.snapshot(first, last) for one in self._references],
-                "calibration": self._calibration.snapshot(first * views, last * views),
-                "policy": self._policy.snapshot(first * views, last * views),
-                "frozen": self._frozen.snapshot(first, last),
-                "season": None if self._season is None else self._season.snapshot(first, last),
-                "joint": None if detector.joint is None else detector.joint.snapshot(),
-                "bandwidths": self._bandwidths[first:last].copy(),
-                "low": self._low[first:last].copy(),
-                "high": self._high[first:last].copy(),
-            }
+            state["learnt"] = self.learnt(detector)
         return state
+
+    def learnt(self, detector: StreamDetector) -> dict[str, Any]:
+        """Return what an active stream has in its lanes, for `take_up`; arrays are copies."""
+        assert detector.lanes is not None
+        first, last = detector.lanes
+        views = len(self.views)
+        return {
+            "references": [one.snapshot(first, last) for one in self._references],
+            "calibration": self._calibration.snapshot(first * views, last * views),
+            "policy": self._policy.snapshot(first * views, last * views),
+            "frozen": self._frozen.snapshot(first, last),
+            "season": None if self._season is None else self._season.snapshot(first, last),
+            "joint": None if detector.joint is None else detector.joint.snapshot(),
+            "bandwidths": self._bandwidths[first:last].copy(),
+            "low": self._low[first:last].copy(),
+            "high": self._high[first:last].copy(),
+        }
 
     def restore(self, detector: StreamDetector, state: dict[str, Any]) -> None:
         """Let a new stream go on from a snapshot made with the same settings and views."""
         learnt = state.get("learnt")
         lanes = None
         if learnt is not None:
-            lanes = self._restore_lanes(learnt)
-            self._restore_rows(lanes, learnt)
+            lanes = self.take_up(learnt)
             self._restore_joint(detector, learnt["joint"])
         detector.restore(state, lanes)
 
@@ -463,6 +485,12 @@ class DetectorBank:
         if state is not None:
             detector.joint = self._joint()
             detector.joint.restore(state)
+
+    def take_up(self, learnt: dict[str, Any]) -> tuple[int, int]:
+        """Take up what `learnt` returned in lanes of their own, which are returned."""
+        lanes = self._restore_lanes(learnt)
+        self._restore_rows(lanes, learnt)
+        return lanes
 
     def _restore_lanes(self, learnt: dict[str, Any]) -> tuple[int, int]:
         """Take up references and past scores in lanes of their own, which are returned."""
@@ -534,7 +562,7 @@ class DetectorBank:
             newest_state["grid"]["total_rows"],
             [one["decisions"] for one in additions],
         )
-        old = [Waiting(*one) for one in state["waiting"]]
+        old = [Waiting(*one[:3], *map(int, one[3:])) for one in state["waiting"]]
         yet = min(self._guard, len(old) + len(past.rows))  # wait still
         queries = np.zeros((len(past.rows), last - first, self._columns[-1].stop), np.int8)
         entering = past.flags & ENTERS > 0
@@ -550,16 +578,19 @@ class DetectorBank:
                 entries = [one.query[None, channel, self._columns[view]] for one in earlier]
                 entries.append(queries[here, channel, self._columns[view]])
                 times = np.concatenate([np.array([one.at for one in earlier]), past.times[here]])
+                ends = np.concatenate([np.array([one.row for one in earlier], np.int64), past.rows[here]])
                 places = additions[-1]["references"][view]
-                reference.put_back(first, channel, np.concatenate(entries), times, places)
+                reference.put_back(first, channel, np.concatenate(entries), times, places, ends)
         self._restore_rows(lanes, additions[-1])
         self._restore_joint(detector, state["learnt"]["joint"])
         if detector.joint is not None:
             for one in additions:
                 detector.joint.extend(one["joint"])
         waiting = old[ended:] + [
-            Waiting(query, enters, float(at))
-            for query, enters, at in zip(queries[passed:], entering[passed:], past.times[passed:], strict=True)
+            Waiting(query, enters, float(at), int(row))
+            for query, enters, at, row in zip(
+                queries[passed:], entering[passed:], past.times[passed:], past.rows[passed:], strict=True
+            )
         ]
         detector.restore(
             {
@@ -582,6 +613,53 @@ class DetectorBank:
             assert part.embedding is not None
             queries[decisions[some], channels[some], self._columns[view]] = reference.quantize(part.embedding)
 
+    # Another encoder
+
+    def rows(self, detector: StreamDetector, view: int, channel: int) -> I64:
+        """Return the rows of the grid that a channel's references of an encoder's view end with, 0: not known."""
+        return self._references[view].rows(int(detector.index[channel]))
+
+    def columns(self, view: int) -> slice:
+        """Return where a view's embedding lies in what waits and what is held."""
+        return self._columns[view]
+
+    def quantized(self, view: int, embedding: F32) -> I8:
+        """Return embeddings as a view's reference keeps them."""
+        return self._references[view].quantize(embedding)
+
+    def compared(self, view: int, entries: I8, rows: I64) -> tuple[F32, np.float32] | None:
+        """Return what references score against one another, and the bandwidth for that; None where they are too few.
+
+        `entries` int8 [n, dim] and `rows` of the grid int64 [n], ascending: windows that overlap are not compared.
+        """
+        if len(entries) < MIN_REFERENCES:
+            return None
+        return self._past_scores(_pairwise(entries, self.views[view].step, self.views[view].span, rows))
+
+    def begin_view(self, lane: int, view: int, past: tuple[F32, np.float32] | None) -> None:
+        """Give a view that another encoder embeds the past that `compared` found, or none."""
+        row = lane * len(self.views) + view
+        self._calibration.make_room(row, row + 1)
+        self._policy.make_room(row, row + 1)
+        if past is not None:
+            self._begin_view(lane, view, *past)
+
+    def remembers(self, detector: StreamDetector, old: DetectorBank, before: StreamDetector) -> bool:
+        """Tell whether a detector has as many references as a warm-up gives, or as the old one has."""
+        wanted = self.settings.reference.warm_up
+        for view, one in enumerate(self.views):
+            had = old._references[view].count[before.index]
+            if (self._references[view].count[detector.index] < np.minimum(had, wanted // one.every)).any():
+                return False
+        return True
+
+    def knows_enough(self, detector: StreamDetector, old: DetectorBank, before: StreamDetector) -> bool:
+        """Tell whether a detector `remembers` enough, and has as many past scores, by the same measure."""
+        views = np.arange(len(self.views))
+        here, there = (index[:, None] * len(views) + views for index in (detector.index, before.index))
+        wanted = np.minimum(old._calibration.count[there], self.settings.reference.warm_up)
+        return self.remembers(detector, old, before) and bool((self._calibration.count[here] >= wanted).all())
+
     # What an operator commands
 
     def quarantine(self, due: Due, alert: str, *, firing: bool) -> None:
@@ -599,7 +677,7 @@ class DetectorBank:
             odd |= ((values < self._low[lanes]) | (values > self._high[lanes])).any(axis=1, keepdims=True)
         refused = ~newest.admitted & (due.run[:, None] >= np.array([view.span for view in self.views]))
         channels = np.flatnonzero((odd & refused).any(axis=1))
-        held = Held(due.at, channels, newest.query[channels], refused[channels], values[channels])
+        held = Held(due.at, channels, newest.query[channels], refused[channels], values[channels], due.row)
         detector.quarantine.keep(alert, held if len(channels) else None, firing=firing)
         if detector.joint is not None:
             detector.joint.hold_back(alert)
@@ -622,7 +700,7 @@ class DetectorBank:
                 here = one.refused[:, view]
                 channels = one.channels[here]
                 times = np.full(len(channels), one.at)
-                reference.insert(one.query[here, self._columns[view]], first + channels, times, mark)
+                reference.insert(one.query[here, self._columns[view]], first + channels, times, mark, one.row)
                 entered[channels, view] += 1
         rows, scores = [], []
         for channel, view in np.argwhere(entered):
@@ -711,9 +789,19 @@ class DetectorBank:
         return left
 
     def release(self, detector: StreamDetector) -> None:
-        """Take back the lanes of a stream that is given up; a stream with as many channels may have them."""
-        if detector.lanes is not None:
-            self._free.append(detector.lanes)
+        """Take back the lanes of a stream that is given up; a stream with as many channels may have them.
+
+        The memory of those at the end is given back.
+        """
+        if detector.lanes is None:
+            return
+        self._free.append(detector.lanes)
+        while (last := next((span for span in self._free if span[1] == self._lanes), None)) is not None:
+            self._free.remove(last)
+            self._lanes = last[0]
+        for reference in self._references:
+            reference.trim(self._lanes)
+        trimmed(self._calibration.scores, self._lanes * len(self.views))
 
 
 class TooFewLeftError(Exception):
@@ -733,13 +821,16 @@ def combined(part_scores: F32, starts: list[int]) -> F64:
     return np.asarray(highest + np.log10(np.add.reduceat(shares, first) / counts), np.float64)
 
 
-def _pairwise(entries: I8, step: float, guard: int) -> F32:
-    """Return squared distances between the entries, float32 [n, n], inf among neighbours in time."""
-    floats = entries.astype(np.float32)
+def _pairwise(entries: I8, step: float, guard: int, order: I64) -> F32:
+    """Return squared distances between the entries, float32 [n, n], inf among neighbours in time.
+
+    Those are less than `guard` apart in `order`, int64 [n] ascending, or than an eighth of all of it, if that is less.
+    """
+    floats = np.ascontiguousarray(entries).astype(np.float32)
     norms = np.square(floats).sum(axis=1)
     squared = norms[:, None] + norms[None, :] - 2.0 * (floats @ floats.T)
-    order = np.arange(len(entries))
-    squared[np.abs(order[:, None] - order[None, :]) < min(guard, max(1, len(entries) // 8))] = np.inf
+    eighth = (int(order[-1]) - int(order[0]) + 1) // 8
+    squared[np.abs(order[:, None] - order[None, :]) < min(guard, max(1, eighth))] = np.inf
     return np.asarray(np.maximum(squared, 0.0) * step * step, np.float32)
 
 

@@ -41,11 +41,15 @@ class DetectorSettings(Settings, frozen=True):
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """An embedding behind the guard: int8 [channels, all views' dims]; `admitted` bool [channels, views]."""
+    """An embedding behind the guard: int8 [channels, all views' dims]; `admitted` bool [channels, views].
+
+    `row` of the grid is the one that its windows end with, 0 where that is not known.
+    """
 
     query: I8
     admitted: Bools
     at: float
+    row: int = 0
 
 
 class StreamDetector:
@@ -121,6 +125,21 @@ class StreamDetector:
             self.scale.floored,
         )
 
+    def echo(self, due: Due) -> Due:
+        """Return the same decision for this detector, another's heir on the same grid. To be called when it is due."""
+        return Due(self, due.at, due.row, due.turns, self._tail(), due.run, due.base, due.table, due.floored)
+
+    def succeed(self, old: StreamDetector) -> None:
+        """Go on in the place of another on the same grid, between two decisions.
+
+        What its budget counted and promises holds on; the ladder is this one's own, learnt from its own scores.
+        """
+        ladder = self.budget.snapshot()
+        self.budget.change(old.budget.budget)
+        self.budget.restore({**old.budget.snapshot(), "rungs": ladder["rungs"], "learnt": ladder["learnt"]})
+        self._learnable, self._since_decision = old._learnable, old._since_decision
+        self._next_refresh = old._next_refresh
+
     def _tail(self) -> F32:
         """Return the newest points of each channel, float32 [channels, span], NaN before the first."""
         rows = self.grid.rows(self.span)
@@ -178,7 +197,7 @@ class StreamDetector:
             "grid": self.grid.snapshot(),
             "scale": self.scale.snapshot(),
             "budget": self.budget.snapshot(),
-            "waiting": [[one.query, one.admitted, one.at] for one in self.waiting],
+            "waiting": [list(msgspec.structs.astuple(one)) for one in self.waiting],
             "learnable": self._learnable,
             "quarantine": self.quarantine.snapshot(),
             "since_decision": self._since_decision,
@@ -191,7 +210,7 @@ class StreamDetector:
         self.scale.restore(state["scale"])
         self._learnable = state["learnable"]
         self.budget.restore(state["budget"])
-        self.waiting = deque(Waiting(query, admitted, at) for query, admitted, at in state["waiting"])
+        self.waiting = deque(Waiting(*one[:3], *map(int, one[3:])) for one in state["waiting"])
         self.quarantine.restore(state["quarantine"])
         if lanes is not None:
             self.begin(lanes)

@@ -88,6 +88,13 @@ def grown(array: npt.NDArray[Any], lanes: int) -> npt.NDArray[Any]:
     return array
 
 
+def trimmed(array: npt.NDArray[Any], lanes: int) -> None:
+    """Give back what a large array, which must have no other views, has beyond `lanes` rows, apart from some slack."""
+    wanted = lanes + lanes // 8
+    if array.nbytes >= LARGE_BYTES and array.ndim > 1 and wanted < len(array):
+        array.resize((wanted, *array.shape[1:]), refcheck=False)
+
+
 def kept(array: npt.NDArray[Any], lane: int, order: I64) -> None:
     """Leave in one lane's ring only the places in `order`, int64 [n], oldest first: they move to its beginning."""
     array[lane, : len(order)] = array[lane, order]

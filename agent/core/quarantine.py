@@ -40,7 +40,8 @@ class Held(msgspec.Struct, frozen=True):
     """One decision's refused windows. `channels` int64 [n]; `query` int8 [n, all views' dims].
 
     `refused` bool [n, views] tells which views did not enter. `values` float64 [n, 2] are the last value and the mean
-    of the last 16, which the range of what is known must hold. `at` is the decision's time, s since the epoch.
+    of the last 16, which the range of what is known must hold. `at` is the decision's time, s since the epoch, `row` of
+    the grid the one that its windows end with, 0 where that is not known.
     """
 
     at: float
@@ -48,6 +49,7 @@ class Held(msgspec.Struct, frozen=True):
     query: I8
     refused: Bools
     values: F64
+    row: int = 0
 
     @property
     def bytes(self) -> int:
@@ -186,7 +188,7 @@ class Quarantine(LastAlerts[Held, Accepted]):
     @staticmethod
     def unpack(saved: list[Any]) -> Held:
         """Take them up again."""
-        return Held(*saved)
+        return Held(*saved[:5], *map(int, saved[5:]))
 
     def marks_taken(self) -> set[int]:
         """Return the marks of the accepted alerts."""

@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.core.lanes import LaneArrays, Lanes, grown, kept
+from agent.core.lanes import LaneArrays, Lanes, grown, kept, trimmed
 from agent.core.types import F32, F64, I64, Bools, Mode, Settings
 
 I8 = npt.NDArray[np.int8]
 
 PROVENANCE_BYTES: Final = 5  # of each reference: its time and mark
+ROW_BYTES: Final = 4  # of each, where it can be embedded anew: its row
 GUARD_SAMPLES: Final = 32  # the newest windows overlap the one being scored: they wait before they count
 REFUSE_ABOVE_Z: Final = 4.0
 HOLD_ABOVE_Z: Final = 0.5
@@ -122,16 +123,20 @@ class ReferenceWindow:
     """First in, first out: int8 [lanes, size, dim]; each lane has its own head, since each admits for itself.
 
     Each entry has its provenance: the time of its window, uint32 s since the epoch, and a mark: 0, or the number of the
-    accepted alert that it came with.
+    accepted alert that it came with. With `rows` it has also the row of the grid that its window ends with, uint32, so
+    that another encoder can embed it anew; 0 where that is not known.
     """
 
-    _ARRAYS: Final = ("_entries", "_times", "_marks")
-
-    def __init__(self, size: int, dim: int, *, step: float, offset: int) -> None:
+    def __init__(self, size: int, dim: int, *, step: float, offset: int, rows: bool = False) -> None:
         self.size, self.dim, self.step, self.offset = size, dim, step, offset
         self._entries: I8 = np.empty((0, size, dim), np.int8)
         self._times: npt.NDArray[np.uint32] = np.empty((0, size), np.uint32)
         self._marks: npt.NDArray[np.uint8] = np.empty((0, size), np.uint8)
+        self._arrays = ["_entries", "_times", "_marks"]
+        self._has_rows = rows
+        if rows:
+            self._rows: npt.NDArray[np.uint32] = np.empty((0, size), np.uint32)
+            self._arrays.append("_rows")
         self._count: I64 = np.zeros(0, np.int64)
         self._head: I64 = np.zeros(0, np.int64)
 
@@ -140,9 +145,14 @@ class ReferenceWindow:
         """Return how many references each lane has, int64 [lanes]."""
         return self._count
 
+    def trim(self, lanes: int) -> None:
+        """Give back the memory of all lanes but so many."""
+        for name in self._arrays:
+            trimmed(getattr(self, name), lanes)
+
     def make_room(self, first: int, last: int) -> None:
         """Begin lanes `first` to `last`, empty."""
-        for name in (*self._ARRAYS, "_count", "_head"):
+        for name in (*self._arrays, "_count", "_head"):
             setattr(self, name, grown(getattr(self, name), last))
         self._count[first:last] = 0
         self._head[first:last] = 0
@@ -177,18 +187,22 @@ class ReferenceWindow:
         squared *= np.float32(self.step * self.step)
         return squared
 
-    def insert(self, entries: I8, index: I64, times: F64, mark: int = 0) -> None:
+    def insert(self, entries: I8, index: I64, times: F64, mark: int = 0, rows: I64 | int = 0) -> None:
         """Let int8 [n, dim] into the lanes `index`, each of which occurs once; the oldest leave."""
         head = self._head[index]
+        if self._has_rows:
+            self._rows[index, head] = rows
         self._entries[index, head] = entries
         self._times[index, head] = whole_seconds(times)
         self._marks[index, head] = mark
         self._head[index] = (head + 1) % self.size
         self._count[index] = np.minimum(self._count[index] + 1, self.size)
 
-    def fill(self, lane: int, entries: I8, times: F64) -> None:
+    def fill(self, lane: int, entries: I8, times: F64, rows: I64) -> None:
         """Replace a lane's references, oldest first: the warm-up."""
         newest, when = entries[-self.size :], times[-self.size :]
+        if self._has_rows:
+            self._rows[lane, : len(newest)] = rows[-self.size :]
         self._entries[lane, : len(newest)] = newest
         self._times[lane, : len(newest)] = whole_seconds(when)
         self._marks[lane, : len(newest)] = 0
@@ -208,7 +222,9 @@ class ReferenceWindow:
     def snapshot(self, first: int, last: int) -> dict[str, Any]:
         """Return the references of lanes `first` to `last`."""
         filled = int(self._count[first:last].max(initial=0))
+        rows = {"rows": self._rows[first:last, :filled].copy()} if self._has_rows else {}
         return {
+            **rows,
             "entries": self._entries[first:last, :filled].copy(),
             "times": self._times[first:last, :filled].copy(),
             "marks": self._marks[first:last, :filled].copy(),
@@ -223,13 +239,15 @@ class ReferenceWindow:
         block = slice(first, first + lanes)
         self._entries[block, :filled] = entries
         self._times[block, :filled], self._marks[block, :filled] = state["times"], state["marks"]
+        if self._has_rows:
+            self._rows[block, :filled] = state.get("rows", 0)  # earlier versions did not keep them
         self._count[block], self._head[block] = state["count"], state["head"]
 
     def places(self, first: int, last: int) -> dict[str, Any]:
         """Return how many references lanes `first` to `last` have, and where the next ones go."""
         return {"count": self._count[first:last].copy(), "head": self._head[first:last].copy()}
 
-    def put_back(self, first: int, offset: int, entries: I8, times: F64, places: dict[str, Any]) -> None:
+    def put_back(self, first: int, offset: int, entries: I8, times: F64, places: dict[str, Any], rows: I64) -> None:
         """Let the newest int8 [n, dim] into lane `first + offset`, oldest first; `places` are what holds afterwards."""
         lane, kept_entries = first + offset, entries[-self.size :]
         count = len(kept_entries)
@@ -237,6 +255,12 @@ class ReferenceWindow:
         put = self.newest(lane, count)
         self._entries[lane, put], self._times[lane, put] = kept_entries, whole_seconds(times[len(times) - count :])
         self._marks[lane, put] = 0
+        if self._has_rows:
+            self._rows[lane, put] = rows[len(rows) - count :]
+
+    def rows(self, lane: int) -> I64:
+        """Return the rows of a lane's references, int64 [count], 0 where not known."""
+        return self._rows[lane, : self._count[lane]].astype(np.int64)
 
     def newest(self, lane: int, count: int) -> I64:
         """Return the places of a lane's `count` newest references, oldest of them first, int64 [count]."""
@@ -270,7 +294,7 @@ class ReferenceWindow:
             count = int(self._count[lane])
             places = self.newest(int(lane), count)
             order = places[~leaving[lane - first, places]]
-            for name in self._ARRAYS:
+            for name in self._arrays:
                 kept(getattr(self, name), int(lane), order)
             self._count[lane] = len(order)
             self._head[lane] = len(order) % self.size

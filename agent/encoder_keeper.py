@@ -1,0 +1,133 @@
+"""Which version of each encoder of readings is used, and which ones are kept: at a start, and when one is replaced."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from agent.adapters.tflite import load_encoder
+from agent.bundle import find_bundle, load_bundle
+from agent.encoder_check import check_encoder
+from agent.encoder_loading import NewChoices, load_best, named_encoders
+from agent.encoder_versions import EncoderVersions
+from agent.encoder_watch import EncoderWatch, NewVersion
+from agent.errors import BundleError
+from agent.stream import SensorStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from agent.adapters.store import Store
+    from agent.adapters.telemetry import Telemetry
+    from agent.bundle import Bundle
+    from agent.config import Configuration
+    from agent.disk import Disk
+    from agent.ports import Encoder
+    from agent.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+class EncoderKeeper:
+    """Finds, checks and keeps versions. `wake` lets the worker look whether `watch` has found a new one."""
+
+    def __init__(
+        self,
+        configuration: Callable[[], Configuration],
+        store: Store,
+        disk: Disk,
+        telemetry: Telemetry,
+        wake: Callable[[], None],
+    ) -> None:
+        self._configuration, self._store, self._disk = configuration, store, disk
+        self._versions = EncoderVersions(store.directory)
+        self._former: dict[str, list[Encoder]] = {}  # versions that snapshots may be of, loaded
+        self._found: dict[str, Bundle] = {}
+        self.watch = EncoderWatch(self.names, self.load, wake, telemetry)
+
+    @property
+    def _trusted(self) -> Sequence[str]:
+        return self._configuration().encoders.trusted_keys
+
+    def names(self) -> list[str]:
+        """Return the names of the encoders of readings; those of pictures are read at a start."""
+        return [name for name, of_pictures in named_encoders(self._configuration()) if not of_pictures]
+
+    def load(self, name: str) -> NewVersion:
+        """Load the bundle that has that name now, and check it. Raises BundleError. In any thread."""
+        bundle = find_bundle(name, self._trusted)
+        choices = NewChoices(self._store)
+        encoder = load_best(bundle, load_encoder, choices)
+        check_encoder(bundle, encoder)
+        return NewVersion(name, bundle, encoder, choices.made)
+
+    def find(self, name: str) -> Bundle:
+        """Return the bundle of a name, at the start; the one that was used last if a new one would be refused.
+
+        Raises BundleError where there is none to go on with.
+        """
+        if name not in self.names():
+            return find_bundle(name, self._trusted)
+        try:
+            bundle = find_bundle(name, self._trusted)
+            if self._versions.paths(name) and not self._versions.has(name, bundle):
+                bundle = self.load(name).bundle
+        except BundleError as error:
+            last = self._versions.paths(name)
+            if not last:
+                raise
+            bundle = load_bundle(last[0], self._trusted)
+            self.watch.refuse(name, error)
+        self._found[name] = bundle
+        return bundle
+
+    def keep_found(self) -> None:
+        """Keep what was found at the start."""
+        for name, bundle in self._found.items():
+            self.keep(name, bundle)
+        self._found.clear()
+
+    def keep_new(self) -> None:
+        """Keep what the streams have come to name, and what could not be kept so far."""
+        for name in self.names():
+            if self._versions.paths(name):
+                continue
+            try:
+                self.keep(name, find_bundle(name, self._trusted))
+            except BundleError as error:
+                logger.warning("encoder %s: this version could not be kept: %s", name, error)
+
+    def keep(self, name: str, bundle: Bundle) -> None:
+        """Keep a version that is used from now on."""
+
+        def write() -> None:
+            try:
+                self._versions.keep(name, bundle)
+            except BundleError as error:
+                logger.warning("encoder %s: this version could not be kept: %s", name, error)
+
+        self._disk.write(write)
+
+    def former(self, stream: Stream, signature: object) -> Encoder | None:
+        """Return the kept version of a stream's encoder that a snapshot with this signature was made with, if any."""
+        if not isinstance(stream, SensorStream) or stream.encoder is None:
+            return None
+        told = signature if isinstance(signature, dict) else {}
+        versions = {key: told.get(key) for key in ("encoder", "runtime")}
+        if {**stream.signature, **versions} != told:
+            return None  # other settings: no version would help
+        name = stream.settings.encoder_name
+        if name not in self._former:
+            self._former[name] = list(self._load_kept(name))
+        return next((one for one in self._former[name] if stream.signature_with(one) == signature), None)
+
+    def _load_kept(self, name: str) -> Iterator[Encoder]:
+        for path in self._versions.paths(name):
+            try:
+                yield load_best(load_bundle(path, self._trusted), load_encoder, NewChoices(self._store))
+            except BundleError as error:
+                logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, error)
+
+    def forget_former(self) -> None:
+        """Let the loaded earlier versions go: no stream has one any more."""
+        self._former.clear()

@@ -1,0 +1,110 @@
+"""The last versions of each encoder bundle that this agent used, in its state directory: to go on with, and back to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from agent.bundle import Bundle, contents, load_bundle, version_of_bundle
+from agent.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KEPT_VERSIONS: Final = 3  # of each encoder: of a change that is still under way, and the one before
+_NAME_CHARACTERS: Final = 12
+_VERSION_CHARACTERS: Final = 16
+
+
+class EncoderVersions:
+    """Zips in `encoders` of a state directory, the one used last is the newest file."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder = state / "encoders"
+
+    def _prefix(self, name: str) -> str:
+        return hashlib.sha256(name.encode()).hexdigest()[:_NAME_CHARACTERS]
+
+    def paths(self, name: str) -> list[Path]:
+        """Return where the versions of an encoder are kept, by the name that streams give it: used last comes first."""
+        found = self._folder.glob(f"{self._prefix(name)}-*.zip")
+        return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+    def _path(self, name: str, version: str) -> Path:
+        return self._folder / f"{self._prefix(name)}-{version[:_VERSION_CHARACTERS]}.zip"
+
+    def has(self, name: str, bundle: Bundle) -> bool:
+        """Tell whether this version of a bundle was used before. Raises BundleError."""
+        return self._path(name, version_of_bundle(bundle.path)).exists()
+
+    def keep(self, name: str, bundle: Bundle) -> None:
+        """Keep a version that is used from now on; older ones than the last few are let go.
+
+        Raises OSError, and BundleError if the bundle is not there any more as it was.
+        """
+        path = self._path(name, version_of_bundle(bundle.path))
+        kept = self.paths(name)
+        if kept[:1] == [path]:
+            return
+        if path in kept:
+            os.utime(path)
+        else:
+            self._write(path, contents(bundle))
+        for old in self.paths(name)[KEPT_VERSIONS:]:
+            old.unlink(missing_ok=True)
+
+    def _write(self, path: Path, files: dict[str, bytes]) -> None:
+        self._folder.mkdir(exist_ok=True)
+        beside = path.with_suffix(".new")
+        with beside.open("wb") as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for one, content in files.items():
+                    archive.writestr(one, content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+    def previous(self, name: str, trusted: Sequence[str] = ()) -> Bundle:
+        """Return the version that was used last and is not the one that lies at `name` now. Raises BundleError."""
+        try:
+            there = version_of_bundle(Path(name))
+        except BundleError:
+            there = ""
+        for path in self.paths(name):
+            if path != self._path(name, there):
+                return load_bundle(path, trusted)
+        raise BundleError(
+            f"{name}: expected an earlier version in {self._folder}, found none; the agent keeps those that it used"
+        )
+
+
+def put_back(bundle: Bundle, path: Path) -> None:
+    """Put a bundle in the place of another, which is a folder, or a zip. Raises OSError, and then the other stays."""
+    if path.is_file():
+        beside = path.with_name(f"{path.name}.new")
+        shutil.copyfile(bundle.path, beside)
+        beside.replace(path)
+        return
+    path = path.resolve()
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = made / "old"
+    try:
+        new = made / "new"
+        new.mkdir(mode=0o755)
+        for name, content in contents(bundle).items():
+            (new / name).write_bytes(content)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
