@@ -78,6 +78,11 @@ def test_a_stream_goes_on_as_if_it_had_never_stopped(kind, cuts, seed):
         assert all(np.array_equal(other[name][held], reference[name][held]) for name in ("entries", "times", "marks"))
     assert np.array_equal(found["learnt"]["calibration"]["scores"], expected["learnt"]["calibration"]["scores"])
     assert np.array_equal(found["grid"]["rows"], expected["grid"]["rows"], equal_nan=True)
+    if (season := expected["learnt"]["season"]) is not None:
+        other = found["learnt"]["season"]
+        for name in ("ring", "sums", "counts", "slot", "score"):
+            assert np.array_equal(other[name], season[name], equal_nan=True)
+        assert np.array_equal(other["calibration"]["scores"], season["calibration"]["scores"])
     if stream.joint is not None:
         assert again.joint.held.keys() == stream.joint.held.keys()
         for name in ("entries", "times", "marks", "moments", "recent", "head"):
