@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
+from tests.benchmarks.pictures.drive import Driver
 from tests.benchmarks.pictures.measures import augmented, auroc, enlarged, kept_promise, lit
 
 
@@ -46,3 +48,25 @@ def test_a_promise_is_kept_where_as_many_normal_ones_alarm_as_were_promised():
     assert found["alarms"] == found["promised"] == 10
     assert (found["recall"], found["cold"], found["later"]) == (0.5, 0.5, 0.5)
     assert found["ideal"] == 0.75
+
+
+class Mixing:
+    """An encoder of pictures 6 x 6: means of blocks, mixed by chance."""
+
+    output_shapes = ((3, 3, 8),)
+    _mix = np.random.default_rng(4).normal(0, 1, (3, 8)).astype(np.float32)
+
+    def run(self, pictures):
+        return [pictures.astype(np.float32).reshape(-1, 3, 2, 3, 2, 3).mean(axis=(2, 4)) @ self._mix]
+
+
+def test_a_look_finds_what_the_detector_would_have_found():
+    rng = np.random.default_rng(5)
+    driver = Driver(Mixing(), PictureDetectorSettings(reference=PictureReferenceSettings(size=120, warm_up=110)))
+    for picture in rng.integers(0, 256, (115, 6, 6, 3)).astype(np.uint8):
+        outputs = driver.encode(picture)
+        looked = driver.look(outputs) if len(driver.seconds) >= 110 else None
+        found = driver.push(picture, outputs)
+        if looked is not None:
+            assert looked == pytest.approx((found.patch_score, found.pool_score, found.score))
+    assert looked is not None

@@ -56,7 +56,7 @@ class Driver:
     def look(self, outputs: list[F32]) -> tuple[float, float, float]:
         """Score maps without learning: by patches, as a whole (-inf where not known), and -log10 p of both."""
         maps = self.detector.layout.maps(outputs)
-        _, distances = self.detector._compare(maps[-1])
+        _, (distances, _) = self.detector._compare(maps[-1])
         memory = self.detector.memory
         by_patches, as_a_whole = strangeness(distances), memory.pool_score(pooled(maps, self.detector.layout.sides))
         p_value = memory.scale.p_value(by_patches, as_a_whole)
