@@ -18,6 +18,7 @@ EPOCH: Final = 1_700_000_000
 TIMED: Final = ("a", "b")  # their readings bear their own time, a second apart, however fast they come
 BY_ARRIVAL: Final = "hall"
 ODD_READINGS: Final = 8
+APART_S: Final = 40.0  # disturbances of a stream; what comes while an alert still fires is the same alert
 WEEKEND_S: Final = 2 * 86400
 
 
@@ -63,6 +64,7 @@ class Plant:
         self._taken: set[int] = set()
         self._clock = dict.fromkeys(TIMED, EPOCH)
         self._odd: dict[str, tuple[Disturbance, float]] = {}
+        self._odd_until = dict.fromkeys(TIMED, 0.0)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._client = persistent("plant", port)
@@ -93,12 +95,13 @@ class Plant:
             return set(self._taken)
 
     def disturb(self) -> None:
-        """Disturb a stream from its next reading on."""
+        """Disturb a stream from its next reading on, if one has been as usual for a while."""
         with self._lock:
-            free = [stream for stream in TIMED if stream not in self._odd]
+            free = [stream for stream in TIMED if self._clock[stream] > self._odd_until[stream] + APART_S]
             if free:
                 disturbance = Disturbance(self._rng.choice(free))
                 self.disturbances.append(disturbance)
+                self._odd_until[disturbance.stream] = math.inf
                 self._odd[disturbance.stream] = (disturbance, self._rng.choice((-1, 1)) * self._rng.uniform(6, 12))
 
     def weekend(self) -> None:
@@ -136,6 +139,7 @@ class Plant:
             disturbance.numbers.append(self.published + 1)
             if disturbance.over:
                 del self._odd[stream]
+                self._odd_until[stream] = at
         temp = 20 + math.sin(at / 15) + self._rng.gauss(0, 0.1) + added
         self._publish(f"plant/{stream}/telemetry", {"ts": at, "temp": temp, "flow": 5 + self._rng.gauss(0, 0.2)})
 
