@@ -513,7 +513,7 @@ class DetectorBank:
     # What was learnt since the last snapshot
 
     def addition(self, detector: StreamDetector) -> dict[str, Any] | None:
-        """Return what a stream has learnt since its diary began, for `rebuild`; None where it takes a whole snapshot."""
+        """Return what a stream has learnt since its diary began, for `rebuild`; None: it takes a whole snapshot."""
         since, grid = detector.diary.since, detector.grid
         if since is None or detector.lanes is None:
             return None

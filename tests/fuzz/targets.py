@@ -362,7 +362,7 @@ def bundle_manifest() -> Callable[[bytes], None]:
 
 
 def signed_bundle() -> Callable[[bytes], None]:
-    """Return what spoils a signed bundle: its signature, or after a first byte `m` its manifest, in which that is `@M`."""
+    """Return what spoils a signed bundle: its signature, or after a first byte `m` its manifest, where that is `@M`."""
     folder = Path(tempfile.mkdtemp())
     path, key = folder / "bundle", folder / "key"
     shutil.copytree(ENCODERS / "sensor-small", path)
