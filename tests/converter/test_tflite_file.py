@@ -99,12 +99,12 @@ def maps_of(pictures):
         return Classifier().eval().maps(torch.from_numpy((pictures - 127.5) / 127.5)).numpy()
 
 
-def test_a_classifier_is_cut_behind_its_maps_scaled_and_proven(convert, files, maps, pictures, tmp_path):
+def test_a_classifier_is_cut_behind_its_maps_scaled_and_proven(capsys, files, maps, pictures, tmp_path):
     out = tmp_path / "eyes"
     scaled = ["--mean", "127.5", "--deviation", "127.5"]
-    done = convert("tflite", files["eyes"], "--output", maps, *scaled, "--licence", "MIT", "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert "float32 is kept for tflite-runtime, ai-edge-litert" in done.stdout
+    given = ["--output", maps, *scaled, "--licence", "MIT", "--out", str(out)]
+    assert main(["tflite", str(files["eyes"]), *given]) == 0
+    assert "float32 is kept for tflite-runtime, ai-edge-litert" in capsys.readouterr().out
     bundle = load_bundle(out)
     assert bundle.manifest.kind == "image"
     assert bundle.manifest.licence == "MIT"
@@ -117,13 +117,13 @@ def test_a_classifier_is_cut_behind_its_maps_scaled_and_proven(convert, files, m
     about = (out / "PROVENANCE.md").read_text()
     assert maps in about
     assert "what it gives itself" in about
-    assert convert("verify", out).returncode == 0
+    assert main(["verify", str(out)]) == 0
 
 
-def test_a_float_file_is_quantized_where_that_is_asked_for(convert, files, maps, pictures, tmp_path):
+def test_a_float_file_is_quantized_where_that_is_asked_for(files, maps, pictures, tmp_path):
     scaled = ["--mean", "127.5", "--deviation", "127.5", "--precision", "int8"]
-    done = convert("tflite", files["eyes"], "--output", maps, *scaled, "--out", tmp_path / "eyes")
-    assert done.returncode == 0, done.stderr
+    out = str(tmp_path / "eyes")
+    assert main(["tflite", str(files["eyes"]), "--output", maps, *scaled, "--out", out]) == 0
     bundle = load_bundle(tmp_path / "eyes")
     assert [one.precision for one in bundle.manifest.variants] == ["int8"]
     found, expected = load_picture_encoder(bundle).run(pictures)[0], maps_of(pictures)
