@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,20 +47,22 @@ def saved_and_added(stream, samples, cuts):
     return saved, additions, scores
 
 
-@settings(max_examples=8)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"encoded": True},
+        {"encoded": True, "stride": 3},
+        {"mode": Mode.FROZEN},
+        {"mode": Mode.HOLD},
+        {"season_s": 100.0},
+    ],
+    ids=["plain", "encoded", "stride", "frozen", "hold", "season"],
+)
+@settings(max_examples=3)
 @given(
-    st.sampled_from(
-        [
-            {},
-            {"encoded": True},
-            {"encoded": True, "stride": 3},
-            {"mode": Mode.FROZEN},
-            {"mode": Mode.HOLD},
-            {"season_s": 100.0},
-        ]
-    ),
-    st.lists(st.integers(330, 850), min_size=2, max_size=4, unique=True).map(sorted),
-    st.integers(0, 3),
+    cuts=st.lists(st.integers(330, 850), min_size=2, max_size=4, unique=True).map(sorted),
+    seed=st.integers(0, 3),
 )
 def test_a_stream_goes_on_as_if_it_had_never_stopped(kind, cuts, seed):
     if kind.get("stride") == 3:
