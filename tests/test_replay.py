@@ -39,6 +39,12 @@ def write_messages(path, messages):
     return path
 
 
+@pytest.fixture(autouse=True)
+def the_first_runtime(monkeypatch):
+    """Replays are compared: on a busy machine either runtime may be the faster, and they differ in last bits."""
+    monkeypatch.setattr("agent.adapters.tflite.seconds_per_window", lambda _encoder: 0.0)
+
+
 @pytest.fixture
 def configure(tmp_path):
     def make(extra="", streams="", agent="pi"):
