@@ -451,7 +451,8 @@ class Agent(MqttEvents):
         choices = NewChoices(self.store)
         same = named_encoders(before) & named_encoders(after) if before.encoders == after.encoders else set()
         loaded = {name: self.pipeline.encoders[name] for name, _ in same}
-        return Prepared(after, load_encoders(after, choices, loaded=loaded), choices.made)
+        encoders = load_encoders(after, choices, loaded=loaded, find=self.encoders.find_new)
+        return Prepared(after, encoders, choices.made)
 
     # The worker
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
-from agent.bundle import VECTORS, read_file
+from agent.adapters.tflite import TfliteEncoder, candidates, load_encoder, load_picture_encoder
+from agent.bundle import VECTORS, load_bundle, read_file
+from agent.child_process import answer_of
 from agent.core.preprocess import POOLS
 from agent.core.windowing import RING_ROWS
 from agent.errors import BundleError
 
 if TYPE_CHECKING:
-    from agent.adapters.tflite import TfliteEncoder
     from agent.bundle import Bundle
     from agent.core.types import F32
 
@@ -21,6 +25,49 @@ LEAST_COSINE_MEAN: Final = 0.97  # the bounds of `redshank-convert verify`
 LEAST_COSINE: Final = 0.9  # of all but one vector in a hundred
 _FEATURES: Final = 2  # of a reading: its value, and the difference to the one before
 _EMBEDDING: Final = "rows.embedding"
+_PATIENCE_S: Final = 60.0  # for a bundle to be loaded and checked; systemd waits 90 s for a start
+
+
+def check_in_process(bundle: Bundle) -> None:
+    """Load a bundle and call it in a process of its own: some models end the process that loads or calls them.
+
+    Raises BundleError, also if that process ended, or did not answer in time. It has ended when this returns.
+    """
+    ask = str(bundle.path.resolve()).encode()
+    error = msgspec.json.decode(answer_of("agent.encoder_check", ask, str(bundle.path), _PATIENCE_S), type=str | None)
+    if error is not None:
+        raise BundleError(error)
+
+
+def attempt(bundle: Bundle) -> None:
+    """Load and call here and now all that may run here. Raises BundleError if nothing passes."""
+    load = load_picture_encoder if bundle.manifest.kind == "image" else load_encoder
+    errors: list[BundleError] = []
+    pairs = candidates(bundle)
+    for runtime, variant in pairs:
+        try:
+            encoder = load(bundle, runtime, variant.file)
+            for batch in encoder.batches:
+                encoder.run(np.zeros((batch, *encoder.shape), np.float32))
+            if isinstance(encoder, TfliteEncoder):
+                check_encoder(bundle, encoder)
+        except BundleError as error:
+            errors.append(error)
+    if not pairs:
+        load(bundle)  # says what is missing
+    if errors and len(errors) == len(pairs):
+        raise errors[0]
+
+
+def main() -> int:
+    """Try the bundle whose path is on standard input; print what is wrong with it as JSON, null for nothing."""
+    found = None
+    try:
+        attempt(load_bundle(Path(sys.stdin.buffer.read().decode())))
+    except (BundleError, ValueError, RuntimeError, MemoryError) as error:  # some faults are found only at a call
+        found = str(error)
+    sys.stdout.buffer.write(msgspec.json.encode(found))
+    return 0
 
 
 def check_encoder(bundle: Bundle, encoder: TfliteEncoder) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agent.adapters.tflite import load_encoder
 from agent.bundle import find_bundle, load_bundle
-from agent.encoder_check import check_encoder
+from agent.encoder_check import check_encoder, check_in_process
 from agent.encoder_loading import NewChoices, load_best, named_encoders
 from agent.encoder_versions import EncoderVersions
 from agent.encoder_watch import EncoderWatch, NewVersion
@@ -54,8 +54,15 @@ class EncoderKeeper:
         return [name for name, of_pictures in named_encoders(self._configuration()) if not of_pictures]
 
     def load(self, name: str) -> NewVersion:
-        """Load the bundle that has that name now, and check it. Raises BundleError. In any thread."""
+        """Load the bundle that has that name now, and check it. Raises BundleError. In any thread.
+
+        A process of its own goes first: some models end the process that loads them.
+        """
         bundle = find_bundle(name, self._trusted)
+        check_in_process(bundle)
+        return self._checked(name, bundle)
+
+    def _checked(self, name: str, bundle: Bundle) -> NewVersion:
         choices = NewChoices(self._store)
         encoder = load_best(bundle, load_encoder, choices)
         check_encoder(bundle, encoder)
@@ -69,17 +76,33 @@ class EncoderKeeper:
         if name not in self.names():
             return find_bundle(name, self._trusted)
         try:
-            bundle = find_bundle(name, self._trusted)
-            if self._versions.paths(name) and not self._versions.has(name, bundle):
-                bundle = self.load(name).bundle
-        except BundleError as error:
-            last = self._versions.paths(name)
-            if not last:
-                raise
-            bundle = load_bundle(last[0], self._trusted)
+            bundle = self.find_new(name)
+            if "/" not in name and self._versions.paths(name) and not self._versions.has(name, bundle):
+                self._checked(name, bundle)
+        except Exception as error:  # noqa: BLE001  a file may hold anything, and what was used before is at hand
+            bundle = self._last_kept(name, error)
             self.watch.refuse(name, error)
         self._found[name] = bundle
         return bundle
+
+    def find_new(self, name: str) -> Bundle:
+        """Return the bundle of a name; it can be loaded. Raises BundleError. In any thread.
+
+        That is tried in a process of its own, unless it was used before, or came with the package.
+        """
+        bundle = find_bundle(name, self._trusted)
+        if "/" in name and not self._versions.has(name, bundle):
+            check_in_process(bundle)
+        return bundle
+
+    def _last_kept(self, name: str, error: Exception) -> Bundle:
+        """Return the version that was used last and can still be read; raises `error` if there is none."""
+        for path in self._versions.paths(name):
+            try:
+                return load_bundle(path, self._trusted)
+            except BundleError as damaged:
+                logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, damaged)
+        raise error
 
     def keep_found(self) -> None:
         """Keep what was found at the start."""

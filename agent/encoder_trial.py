@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,20 +16,13 @@ import numpy as np
 from agent.adapters.energy import EnergyMeter, find_meter
 from agent.adapters.tflite import TfliteModel, available_runtimes, candidates
 from agent.bundle import Bundle, Variant, load_bundle
+from agent.child_process import answer_of
 from agent.core.types import F32
 from agent.errors import BundleError
 
 MAX_THREADS: Final = 4  # tried unless more are asked for
 _MAX_CALLS: Final = 100_000
 _PATIENCE_S: Final = 120.0  # beside what is timed: loading, and calls that were begun
-# Of Debian's package, only the program itself knows where its modules are.
-_PROGRAM: Final = """
-import sys
-sys.path[:] = sys.argv[1:]
-from agent.encoder_trial import main
-sys.exit(main())
-"""
-_SAID_CHARACTERS: Final = 300  # of what a process that ended says last
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -102,20 +94,8 @@ def in_process(bundle: Bundle, variant: Variant, runtime: str, *, threads: int =
     """Return what a variant costs, tried in a process of its own. Raises BundleError, also if that process ended."""
     ask = Ask(str(bundle.path.resolve()), variant.file, runtime, threads, seconds)
     where = f"{bundle.path / variant.file} on {runtime}"
-    try:
-        done = subprocess.run(  # noqa: S603  our own program
-            [sys.executable, "-c", _PROGRAM, *sys.path],
-            input=msgspec.json.encode(ask),
-            capture_output=True,
-            check=False,
-            timeout=_PATIENCE_S + 4 * seconds,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise BundleError(f"{where}: expected an answer within {error.timeout:.0f} s, found none") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()[-_SAID_CHARACTERS:]
-        raise BundleError(f"{where}: its process ended with {done.returncode}: {said or 'without a word'}")
-    return msgspec.json.decode(done.stdout, type=Tried)
+    answer = answer_of("agent.encoder_trial", msgspec.json.encode(ask), where, _PATIENCE_S + 4 * seconds)
+    return msgspec.json.decode(answer, type=Tried)
 
 
 def attempt(ask: Ask) -> Tried:

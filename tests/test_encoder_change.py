@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.brokers import wait_until
-from tests.encoder_versions import BAD, GOOD, make_version, version_in
+from tests.encoder_versions import BAD, GOOD, make_deadly, make_version, version_in
 from tests.test_agent import alerts, make_peer, make_process, publish, reading
 
 __all__ = ["make_peer", "make_process"]  # fixtures
@@ -176,6 +176,34 @@ def test_a_bad_bundle_at_a_start_leaves_the_last_good_one_in_use(mosquitto, make
     assert refused(process) == 1.0
     publish(peer, range(300, 310))
     wait_until(lambda: decisions(process) == 10.0, 20)
+
+
+def test_a_model_that_ends_its_process_ends_no_agent(mosquitto, make_process, bundle):
+    stream = f"encoder: {bundle}"
+    process = make_process(mosquitto, stream=stream).start().ready()
+    make_deadly(bundle)
+    wait_until(lambda: refused(process) == 1.0, 20, "for it to be refused")
+    code, errors = process.stop()
+    assert code == 0
+    assert "the one in use stays" in errors
+    assert "its process ended with -" in errors
+    process.start().ready()  # with what it used before
+    assert refused(process) == 1.0
+    assert process.stop()[0] == 0
+    other = make_process(mosquitto, stream=stream).start()  # has used nothing yet
+    _, errors = other.popen.communicate(timeout=30)
+    assert (other.popen.returncode, errors.count(b"\n")) == (78, 1)
+    assert b"its process ended with -" in errors
+
+
+def test_a_deadly_bundle_in_a_new_configuration_leaves_the_old_one_in_force(mosquitto, make_process, bundle, tmp_path):
+    process = make_process(mosquitto, stream=f"encoder: {bundle}").start().ready()
+    other = make_deadly(tmp_path / "encoders" / "other")
+    process.config.write_text(process.config.read_text().replace(str(bundle), str(other)))
+    process.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: refused(process) == 1.0, 20, "for it to be refused")
+    code, errors = process.stop()
+    assert (code, "its process ended with -" in errors) == (0, True)
 
 
 def test_what_cannot_be_put_back_is_said_clearly(mosquitto, make_process, bundle):

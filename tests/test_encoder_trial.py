@@ -95,7 +95,7 @@ def pretend(tmp_path, monkeypatch):
         program = tmp_path / "python"
         program.write_text(f"#!/bin/sh\n{command}\n")
         program.chmod(0o755)
-        monkeypatch.setattr(encoder_trial.sys, "executable", str(program))
+        monkeypatch.setattr(sys, "executable", str(program))
 
     return make
 
@@ -113,6 +113,12 @@ def test_a_process_that_ends_is_told_and_the_next_is_tried(pretend):
     assert first.tried is None
     assert first.error.endswith("its process ended with -9: without a word")
     assert (second.error, second.tried.runtime.split()[0]) == (None, second.runtime)
+
+
+def test_a_process_that_cannot_begin_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    with pytest.raises(BundleError, match=r"expected a process to try it in, found none \(No such file"):
+        in_process(BUNDLE, VARIANT, RUNTIME)
 
 
 def test_a_process_that_never_answers_is_given_up(pretend, monkeypatch):

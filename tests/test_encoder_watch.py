@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zipfile
@@ -8,15 +7,16 @@ import zipfile
 import numpy as np
 import pytest
 
+from agent import encoder_check
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import load_encoder
-from agent.bundle import load_bundle, version_of_bundle
-from agent.encoder_check import check_encoder
+from agent.bundle import find_bundle, load_bundle, version_of_bundle
+from agent.encoder_check import attempt, check_encoder, check_in_process
 from agent.encoder_versions import KEPT_VERSIONS, EncoderVersions, put_back
 from agent.encoder_watch import LOOK_S, EncoderWatch, NewVersion, mark_of
 from agent.errors import BundleError
 from tests.brokers import wait_until
-from tests.encoder_versions import BAD, GOOD, MODEL, make_version, version_in
+from tests.encoder_versions import BAD, GOOD, MODEL, make_deadly, make_version, seal, version_in
 
 
 class Loader:
@@ -119,16 +119,49 @@ def test_a_model_that_does_not_reproduce_its_vectors_is_refused(tmp_path):
         check_encoder(bad, load_encoder(bad))
 
 
+@pytest.mark.parametrize("name", ["sensor-small", "efficientnet-lite0"])
+def test_what_came_with_the_package_passes_in_a_process_of_its_own(name):
+    check_in_process(find_bundle(name))
+
+
+def test_a_model_that_ends_its_process_is_refused(tmp_path):
+    bundle = load_bundle(make_deadly(tmp_path / "pump"))
+    with pytest.raises(BundleError, match=r"pump: its process ended with -\d+"):
+        check_in_process(bundle)
+
+
+def test_what_is_wrong_with_a_bundle_is_told_as_it_was_found(tmp_path):
+    bundle = load_bundle(make_version(tmp_path / "pump", BAD))
+    with pytest.raises(BundleError) as told:
+        check_in_process(bundle)
+    with pytest.raises(BundleError) as found:
+        attempt(bundle)
+    assert str(told.value) == str(found.value)
+    assert "expected its own test vectors to come out again" in str(told.value)
+
+
+def test_a_bundle_for_no_runtime_of_this_device_is_refused(tmp_path):
+    path = make_version(tmp_path / "pump")
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    manifest["variants"][0]["runtimes"] = ["another"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="found variants for another"):
+        attempt(load_bundle(path))
+
+
+def test_a_check_that_does_not_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_check, "_PATIENCE_S", 0.01)
+    with pytest.raises(BundleError, match="expected an answer within 0 s, found none"):
+        check_in_process(load_bundle(make_version(tmp_path / "pump")))
+
+
 class Encoder:
     shape, length, dim, runtime = (64, 2), 64, 32, "none"
 
 
 def sealed(path, vectors):
     """Put other vectors into a bundle, and their digest into its manifest."""
-    (path / "vectors.npz").write_bytes(vectors)
-    manifest = json.loads((path / "manifest.json").read_bytes())
-    manifest["files"]["vectors.npz"] = hashlib.sha256(vectors).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    seal(path, "vectors.npz", vectors)
     return load_bundle(path)
 
 
