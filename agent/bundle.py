@@ -225,9 +225,14 @@ def contents(bundle: Bundle) -> dict[str, bytes]:
 
     Raises BundleError.
     """
-    manifest, signature = _content(bundle.path, MANIFEST), _signature(bundle.path)
-    if msgspec.json.decode(manifest, type=Manifest) != bundle.manifest:
-        raise BundleError(f"{bundle.path / MANIFEST}: expected it as it was loaded, found another version")
+    where = bundle.path / MANIFEST
+    try:
+        manifest, signature = _content(bundle.path, MANIFEST), _signature(bundle.path)
+        same = msgspec.json.decode(manifest, type=Manifest) == bundle.manifest
+    except (OSError, ValueError, msgspec.DecodeError) as error:  # it is just being replaced
+        raise BundleError(f"{where}: expected it as it was loaded, found none ({error})") from error
+    if not same:
+        raise BundleError(f"{where}: expected it as it was loaded, found another version")
     files = {MANIFEST: manifest} | ({SIGNATURE: signature} if signature is not None else {})
     files |= {one.file: read_model(bundle, one) for one in bundle.manifest.variants}
     return files | {name: read_file(bundle, name) for name in bundle.manifest.files}

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from time import time_ns
 from typing import TYPE_CHECKING, Final
 
 from agent.bundle import Bundle, contents, load_bundle, version_of_bundle
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEPT_VERSIONS: Final = 3  # of each encoder: of a change that is still under way, and the one before
+_APART_NS: Final = 1_000_000_000  # of two uses, at least: some file systems count seconds
 _NAME_CHARACTERS: Final = 12
 _VERSION_CHARACTERS: Final = 16
 
@@ -51,14 +53,15 @@ class EncoderVersions:
         kept = self.paths(name)
         if kept[:1] == [path]:
             return
+        at = max(time_ns(), kept[0].stat().st_mtime_ns + _APART_NS) if kept else time_ns()  # the clock may be set back
         if path in kept:
-            os.utime(path)
+            os.utime(path, ns=(at, at))
         else:
-            self._write(path, contents(bundle))
+            self._write(path, contents(bundle), at)
         for old in self.paths(name)[KEPT_VERSIONS:]:
             old.unlink(missing_ok=True)
 
-    def _write(self, path: Path, files: dict[str, bytes]) -> None:
+    def _write(self, path: Path, files: dict[str, bytes], at: int) -> None:
         self._folder.mkdir(exist_ok=True)
         beside = path.with_suffix(".new")
         with beside.open("wb") as file:
@@ -67,6 +70,7 @@ class EncoderVersions:
                     archive.writestr(one, content)
             file.flush()
             os.fsync(file.fileno())
+        os.utime(beside, ns=(at, at))
         beside.replace(path)
 
     def previous(self, name: str, trusted: Sequence[str] = ()) -> Bundle:

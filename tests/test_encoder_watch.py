@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import time
 import zipfile
 
 import numpy as np
@@ -10,7 +13,7 @@ import pytest
 from agent import encoder_check
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import load_encoder
-from agent.bundle import find_bundle, load_bundle, version_of_bundle
+from agent.bundle import contents, find_bundle, load_bundle, version_of_bundle
 from agent.encoder_check import attempt, check_encoder, check_in_process
 from agent.encoder_versions import KEPT_VERSIONS, EncoderVersions, put_back
 from agent.encoder_watch import LOOK_S, EncoderWatch, NewVersion, mark_of
@@ -165,13 +168,66 @@ def sealed(path, vectors):
     return load_bundle(path)
 
 
-def test_vectors_that_are_none_are_refused(tmp_path):
+def packed(**entries):
+    """Return a .npz with these entries; bytes lie there as they are."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            array = io.BytesIO()
+            if not isinstance(content, bytes):
+                np.save(array, content)
+            archive.writestr(f"{name}.npy", content if isinstance(content, bytes) else array.getvalue())
+    return file.getvalue()
+
+
+def header(shape):
+    """Return the beginning of a .npy file, which claims a shape and has nothing of it."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def spoiled():
+    """Return a .npz whose first entry does not unpack."""
+    content = bytearray(packed(inputs=np.arange(5000.0)))
+    content[60:90] = bytes(30)
+    return bytes(content)
+
+
+def alone(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "found"),
+    [
+        (b"rubbish", "BadZipFile"),
+        (packed(inputs=np.zeros((1, 64, 2)))[:-30], "BadZipFile"),
+        (spoiled(), "error|BadZipFile"),
+        (alone(np.zeros((5, 64, 2))), "BadZipFile"),
+        (packed(inputs=np.zeros((5, 64, 2))), "KeyError"),
+        (packed(inputs=b"rubbish"), "ValueError"),
+        (packed(inputs=np.array(["a"])), "no numbers"),
+        (packed(inputs=np.zeros(2, "f4,f4")), "no numbers"),
+        (packed(inputs=header((10**15, 64, 2))), "ValueError|MemoryError"),
+        (packed(inputs=bytes(65 * 1024 * 1024)), "more than 67108864"),
+        (packed(inputs=np.zeros(20_000_000, np.int8)), "of 20000000 numbers"),
+    ],
+)
+def test_vectors_that_are_none_are_refused(tmp_path, vectors, found):
     path = make_version(tmp_path / "pump")
-    with pytest.raises(BundleError, match="expected held-out inputs"):
-        check_encoder(sealed(path, b"rubbish"), Encoder())
-    np.savez(tmp_path / "few.npz", inputs=np.zeros((0, 64, 2)), **{"rows.embedding": np.zeros((0, 32))})
-    with pytest.raises(BundleError, match=r"expected inputs \(64, 2\) and embeddings \(32,\), found \(0, 64, 2\)"):
-        check_encoder(sealed(path, (tmp_path / "few.npz").read_bytes()), Encoder())
+    with pytest.raises(BundleError, match=rf"expected held-out inputs .* something else \(.*({found})"):
+        check_encoder(sealed(path, vectors), Encoder())
+
+
+@pytest.mark.parametrize("shape", [(), (64, 2), (0, 64, 2), (3, 64, 3)])
+def test_vectors_of_another_encoder_are_refused(tmp_path, shape):
+    vectors = packed(inputs=np.zeros(shape), **{"rows.embedding": np.zeros((*(shape or (0,))[:1], 32))})
+    found = re.escape(f"found {shape} and")
+    with pytest.raises(BundleError, match=rf"expected inputs \(64, 2\) and embeddings \(32,\), {found}"):
+        check_encoder(sealed(make_version(tmp_path / "pump"), vectors), Encoder())
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (1000, 2)])
@@ -214,6 +270,22 @@ def test_the_last_versions_are_kept_the_one_used_last_first(tmp_path):
     assert versions.paths("another") == []
 
 
+def test_a_clock_that_was_set_back_changes_nothing_of_the_order(tmp_path):
+    path, versions = tmp_path / "pump", kept_in(tmp_path)
+    ahead = time.time() + 1e6
+    for change in range(KEPT_VERSIONS):
+        used(versions, path, change)
+    for age, one in enumerate(versions.paths(str(path))):
+        os.utime(one, (ahead - age, ahead - age))
+    versions.keep(str(path), load_bundle(make_version(path, GOOD)))
+    newest = versions.paths(str(path))[0]
+    assert version_of_bundle(newest) == version_of_bundle(path)
+    versions.keep(str(path), load_bundle(make_version(path, 1)))  # one that is kept already
+    assert version_of_bundle(versions.paths(str(path))[0]) == version_of_bundle(path)
+    assert versions.paths(str(path))[1] == newest
+    assert newest.stat().st_mtime > ahead
+
+
 def test_the_one_before_is_the_last_used_one_that_does_not_lie_there(tmp_path):
     path, versions = tmp_path / "pump", kept_in(tmp_path)
     with pytest.raises(BundleError, match=r"expected an earlier version in .*, found none"):
@@ -227,6 +299,20 @@ def test_the_one_before_is_the_last_used_one_that_does_not_lie_there(tmp_path):
     assert version_of_bundle(versions.previous(str(path)).path) == second
     (path / "manifest.json").unlink()
     assert version_of_bundle(versions.previous(str(path)).path) == second
+
+
+@pytest.mark.parametrize("content", [b'{"schema": 2, "na', b'{"schema": "2"}', b"\xff", b"", None])
+def test_a_bundle_that_is_just_being_replaced_is_not_kept(tmp_path, content):
+    path, versions = tmp_path / "pump", kept_in(tmp_path)
+    bundle = load_bundle(make_version(path))
+    if content is None:
+        (path / "manifest.json").unlink()
+    else:
+        (path / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"manifest\.json: expected"):
+        versions.keep(str(path), bundle)
+    with pytest.raises(BundleError, match=r"manifest\.json: expected it as it was loaded, found none"):
+        contents(bundle)
 
 
 def test_a_bundle_that_was_changed_since_it_was_loaded_is_not_kept(tmp_path):
