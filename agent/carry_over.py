@@ -146,10 +146,10 @@ class CarryOver:
             self._work = None
             return True
         try:
-            part = next(work.parts, None)
-            if part is not None:
+            for part in work.parts:
                 part.embedding = embedded(part, work.encoder)
-                return True
+                if not work.succession.at_once:
+                    return True
         except Exception:
             logger.exception("a bug in this program keeps stream %s with the version that it has", stream.name)
             self._work = None
@@ -188,7 +188,7 @@ class CarryOver:
         for stream in self._behind:
             if stream.heir is not None:
                 continue
-            if heirs and self._room.left(agent) < stream.bytes:
+            if heirs and self._room.left(agent) - self._room.twice < stream.bytes:
                 return False
             target = self._target(stream)
             assert target is not None

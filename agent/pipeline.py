@@ -254,10 +254,10 @@ class Pipeline:
         """
         done = Reconfigured(Outcome([], [], []), {}, [])
         agent = self._configuration.agent
-        if self.room.left(agent) + self.room.twice >= 0:
+        if self.room.left(agent) >= 0:
             return done
         for stream in reversed(list(self.streams.values())):
-            if self.room.left(agent) + self.room.twice >= 0 or len(self.streams) == 1:
+            if self.room.left(agent) >= 0 or len(self.streams) == 1:
                 break
             if stream.learnt:
                 continue

@@ -43,8 +43,11 @@ class Room:
         return max(1, min(agent.max_streams, count + int(left // typical)))
 
     def left(self, agent: AgentSettings) -> int:
-        """Return the memory that no stream takes yet; less than nothing where they take more than there is."""
-        return agent.memory_limit_bytes - BASE_BYTES - waiting_bytes(agent) - self.used - self.twice
+        """Return the memory that no stream takes yet; less than nothing where they take more than there is.
+
+        What is taken twice for a while is not in it: no stream is turned away for that.
+        """
+        return agent.memory_limit_bytes - BASE_BYTES - waiting_bytes(agent) - self.used
 
     def leave(self, stream: Stream) -> None:
         """Let a stream go that is watched no longer."""

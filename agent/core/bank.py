@@ -220,7 +220,7 @@ class DetectorBank:
         for place, due in enumerate(dues):
             joint, here = due.detector.joint, slice(starts[place], starts[place + 1])
             assert joint is not None
-            if due.run.max() < self.views[0].span + self.settings.stride:
+            if due.run.max() < self.views[0].span + due.since:  # there was a gap since the last decision
                 joint.begin_anew()
             white = joint.embed(due.tail)
             score, shares, admitted = joint.score(white)

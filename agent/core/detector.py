@@ -110,13 +110,14 @@ class StreamDetector:
         run = grid.run
         if max(run) < self.views[0].span:
             return arrival, None
-        self._since_decision = 0
+        since, self._since_decision = self._since_decision, 0
         if grid.total_rows >= self._next_refresh:
             self._refresh()
         return arrival, Due(
             self,
             sample.at,
             grid.total_rows,
+            since,
             grid.turns,
             self._tail(),
             np.array(run),
@@ -127,7 +128,7 @@ class StreamDetector:
 
     def echo(self, due: Due) -> Due:
         """Return the same decision for this detector, another's heir on the same grid. To be called when it is due."""
-        return Due(self, due.at, due.row, due.turns, self._tail(), due.run, due.base, due.table, due.floored)
+        return Due(self, due.at, due.row, due.since, due.turns, self._tail(), due.run, due.base, due.table, due.floored)
 
     def succeed(self, old: StreamDetector) -> None:
         """Go on in the place of another on the same grid, between two decisions.
@@ -221,12 +222,14 @@ class Due(msgspec.Struct, frozen=True):
     """A decision that is due, with all that it needs: samples that come later change nothing.
 
     `tail` float32 [channels, span] relative to the grid's base; `run` int64 [channels] points without a gap; `table`
-    and `floored` are the scale's; `row` counts the grid's rows so far, `turns` how often its clock was set back.
+    and `floored` are the scale's; `row` counts the grid's rows so far, `since` those since the last decision,
+    `turns` how often its clock was set back.
     """
 
     detector: StreamDetector
     at: float
     row: int
+    since: int
     turns: int
     tail: F32
     run: npt.NDArray[np.int64]

@@ -103,8 +103,7 @@ class JointReference:
         self.marks: npt.NDArray[np.uint8] = np.zeros(0, np.uint8)  # by which accepted alert each came in, else 0
         self.waiting: deque[Waiting] = deque()
         self.held: OrderedDict[str, list[Waiting]] = OrderedDict()  # what each of the last alerts was refused
-        self._entered: deque[Waiting] = deque(maxlen=size)  # since the last time this was saved
-        self._replaced, self._held_more = False, False  # since then: every entry; something is held
+        self._entered, self._held_more = 0, False  # since this was last saved: how many entered, whether more is held
 
     def learn(self, rows: F32, times: F64, spread: F64) -> None:
         """Learn a warm-up: `rows` float32 [rows, channels], `times` float64 [rows], `spread` float64 [channels]."""
@@ -195,8 +194,7 @@ class JointReference:
                     self.held.popitem(last=False)
 
     def _enter(self, one: Waiting) -> None:
-        self._replaced |= len(self._entered) == self.size
-        self._entered.append(one)
+        self._entered += 1
         if len(self.entries) < self.size:
             self.entries = np.vstack([self.entries, one.white])
             self.times, self.marks = np.append(self.times, one.at), np.append(self.marks, np.uint8(one.mark))
@@ -271,14 +269,17 @@ class JointReference:
 
     def saved(self) -> None:
         """Know that all that was learnt is on disk."""
-        self._entered.clear()
-        self._replaced, self._held_more = False, False
+        self._entered, self._held_more = 0, False
 
     def addition(self) -> dict[str, Any]:
         """Return what was learnt since it was last saved, but for what an operator's commands did."""
+        count, full = len(self.entries), len(self.entries) == self.size
+        places = np.arange(-min(self._entered, count), 0) + (self.head if full else count)
         return {
-            "entered": [one.state() for one in self._entered],
-            "head": self.head if self._replaced else None,
+            "entries": self.entries[places % count],
+            "times": self.times[places % count],
+            "marks": self.marks[places % count],
+            "head": self.head,
             "waiting": [one.state() for one in self.waiting],
             "held": self._held() if self._held_more else None,
             "moments": self.moments.copy(),
@@ -287,13 +288,14 @@ class JointReference:
 
     def extend(self, added: dict[str, Any]) -> None:
         """Go on by an addition, after a snapshot and the additions before this one."""
-        entered = [Waiting(*one) for one in added["entered"]]
-        if added["head"] is not None:
-            self.head = added["head"]
-            self.entries = np.empty((self.size, self.whitening.shape[1]), np.float16)
-            self.times, self.marks = np.empty(self.size), np.empty(self.size, np.uint8)
-        for one in entered:
-            self._enter(one)
+        before, entered = len(self.entries), len(added["times"])
+        places = (added["head"] - entered + np.arange(entered)) % self.size
+        for name in ("entries", "times", "marks"):
+            old, values = getattr(self, name), added[name]
+            whole = np.empty((min(self.size, before + entered), *values.shape[1:]), values.dtype)
+            whole[:before], whole[places] = old, values
+            setattr(self, name, whole)
+        self.head = added["head"]
         self.waiting = deque(Waiting(*one) for one in added["waiting"])
         if added["held"] is not None:
             self._take_held(added["held"])

@@ -58,6 +58,7 @@ class Succession:
         channels = len(detector.grid.channels)
         self._made = {index: [_Made(view.dim) for _ in range(channels)] for index, view in self._views}
         self.heir: StreamDetector | None = None
+        self.at_once = False
 
     def is_of(self, detector: StreamDetector) -> bool:
         """Tell whether this is about that detector."""
@@ -66,11 +67,10 @@ class Succession:
     def parts(self) -> Iterator[WarmUpPart]:
         """Yield windows; who embeds them puts float32 [windows, dim] into `embedding` before going on.
 
-        Between two of them the old detector may decide and learn: what it has learnt meanwhile comes last.
+        Between two of them the old detector may decide and learn, until `at_once`: the rest, of what it has learnt
+        meanwhile, belongs together.
         """
-        complete = False
-        while not complete:
-            complete = True
+        for self.at_once in (False, False, True):
             waiting = np.array([one.row for one in self._detector.waiting], np.int64)
             held = self._held_rows()
             for index, view in self._views:
@@ -78,9 +78,8 @@ class Succession:
                     rows = self._old.rows(self._detector, index, channel)
                     wanted = np.unique(np.concatenate([rows, waiting, held.get(channel, waiting[:0])]))
                     missing = self._at_hand(view, wanted[~made.knows(wanted)])
-                    complete &= len(missing) == 0
                     yield from self._embed(index, channel, missing)
-                    if len(missing) or made.past is None:
+                    if made.past is None:
                         known = np.unique(rows[made.knows(rows)])
                         made.past = self._new.compared(index, made.of(known), known)
         self.heir = self._finish()

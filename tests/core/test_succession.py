@@ -52,6 +52,23 @@ def both(stream, bank, heir, samples, scale=1.0):
     return old, new
 
 
+def test_it_ends_though_the_stream_decides_between_any_two_parts():
+    stream = Lone(encoded=True)
+    feed(stream, normal(900))
+    bank = bank_like(stream)
+    succession = Succession(stream.bank, stream.detector, bank)
+    more, parts = normal(100, start=900), 0
+    for part in succession.parts():
+        part.embedding = plain(part.windows)
+        parts += 1
+        if not succession.at_once:
+            feed(stream, [more.pop(0)])
+    assert parts < 50
+    found = both(stream, bank, succession.heir, more)[1]
+    assert all(np.isfinite(one.view_scores[0, 0]) for one in found)
+    assert len(found) == len(more)
+
+
 def in_order(state, size):
     """Return time, mark, row and embedding of each lane's references, oldest first, int64 [n, 3 + dim]."""
     lanes = []
