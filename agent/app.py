@@ -201,7 +201,7 @@ class Agent(MqttEvents):
         self._arrived = self.inbox.arrived
         choices = NewChoices(self.store)
         self.encoders = EncoderKeeper(
-            lambda: self.configuration, self.store, self.disk, self.telemetry, self._arrived.set
+            lambda: self.configuration, self.store, self.disk, self.telemetry, self._arrived.set, self._models_of
         )
         try:
             encoders = load_encoders(configuration, choices, find=self.encoders.find)
@@ -209,13 +209,13 @@ class Agent(MqttEvents):
             self.store.close()
             raise
         self.disk.write(lambda: self._choose(choices.made))
-        self.encoders.keep_found()
         self.topics = Topics(agent.topic_prefix, agent.id)
         restore = make_restore(self.store, self._use_former)
         nodes = self.store.nodes()
         self.pipeline = Pipeline(configuration, encoders, self.topics, self.telemetry, restore=restore, nodes=nodes)
         self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
+        self.encoders.keep_found()
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
         self.backlog = Backlog(self.inbox, self.telemetry)
@@ -450,9 +450,15 @@ class Agent(MqttEvents):
             raise ConfigurationError(problems)
         choices = NewChoices(self.store)
         same = named_encoders(before) & named_encoders(after) if before.encoders == after.encoders else set()
-        loaded = {name: self.pipeline.encoders[name] for name, _ in same}
-        encoders = load_encoders(after, choices, loaded=loaded, find=self.encoders.find_new)
-        return Prepared(after, encoders, choices.made)
+        reused = {name: self.pipeline.encoders[name] for name, _ in same}
+        bundles: dict[str, Bundle] = {}
+
+        def find(name: str) -> Bundle:
+            bundles[name] = self.encoders.find_new(name)
+            return bundles[name]
+
+        loaded = load_encoders(after, choices, loaded=reused, find=find)
+        return Prepared(after, loaded, choices.made, bundles, frozenset(reused))
 
     # The worker
 
@@ -464,6 +470,11 @@ class Agent(MqttEvents):
         assert isinstance(stream, SensorStream)
         self.pipeline.use(stream, encoder)
         return True
+
+    def _models_of(self, name: str) -> set[str]:
+        """Return the digests of the models that the streams have which name an encoder: some may be behind."""
+        sensors = [one for one in self.pipeline.streams.values() if isinstance(one, SensorStream)]
+        return {one.encoder.digest for one in sensors if one.encoder and one.settings.encoder_name == name}
 
     def _change_encoder(self, new: NewVersion) -> None:
         """Go on with another version of an encoder: its streams are carried over one after the other."""
@@ -630,7 +641,7 @@ class Agent(MqttEvents):
                     continue
                 restore(stream)
         self.on_subscriptions(self._held)
-        self.encoders.keep_new()
+        self.encoders.keep_left()
         self._save(whole=False)
 
     def _send_outbox(self) -> None:
@@ -663,9 +674,11 @@ class Agent(MqttEvents):
             return
         self.configuration = after
         self.inbox.configure(after)
-        done = self.pipeline.reconfigure(after, prepared.encoders, time())
+        reused = {name: self.pipeline.encoders[name] for name in prepared.reused}  # another version may have come
+        done = self.pipeline.reconfigure(after, {**prepared.encoders, **reused}, time())
         self.commander = Commander(self.pipeline, self.topics, after.commands, self.telemetry)
-        self.encoders.keep_new()
+        for name, bundle in prepared.bundles.items():
+            self.encoders.keep(name, bundle)
 
         def write() -> None:
             self._choose(prepared.choices)

@@ -99,7 +99,7 @@ def load_bundle(path: Path, trusted: Sequence[str] = ()) -> Bundle:
             f"({getattr(error, 'strerror', None) or error}); installed: {', '.join(_installed())}"
         ) from error
     if trusted:
-        check_signature(path, raw, _signature(path), trusted)
+        check_signature(path, raw, signature_of(path), trusted)
     try:
         version = msgspec.json.decode(raw, type=dict).get("schema")
         if version != SCHEMA_VERSION:
@@ -227,7 +227,7 @@ def contents(bundle: Bundle) -> dict[str, bytes]:
     """
     where = bundle.path / MANIFEST
     try:
-        manifest, signature = _content(bundle.path, MANIFEST), _signature(bundle.path)
+        manifest, signature = _content(bundle.path, MANIFEST), signature_of(bundle.path)
         same = msgspec.json.decode(manifest, type=Manifest) == bundle.manifest
     except (OSError, ValueError, msgspec.DecodeError) as error:  # it is just being replaced
         raise BundleError(f"{where}: expected it as it was loaded, found none ({error})") from error
@@ -261,7 +261,8 @@ def sign_bundle(path: Path, key_file: Path) -> str:
     return public
 
 
-def _signature(path: Path) -> bytes | None:
+def signature_of(path: Path) -> bytes | None:
+    """Return the signature that lies in a bundle, None if there is none; it is not checked."""
     try:
         return _content(path, SIGNATURE)
     except (OSError, ValueError):

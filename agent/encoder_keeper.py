@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.adapters.tflite import load_encoder
@@ -15,7 +16,8 @@ from agent.errors import BundleError
 from agent.stream import SensorStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
 
     from agent.adapters.store import Store
     from agent.adapters.telemetry import Telemetry
@@ -29,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class EncoderKeeper:
-    """Finds, checks and keeps versions. `wake` lets the worker look whether `watch` has found a new one."""
+    """Finds, checks and keeps versions. `wake` lets the worker look whether `watch` has found a new one.
+
+    `used` tells of the encoder of a name the models (sha256) that streams have.
+    """
 
     def __init__(
         self,
@@ -38,16 +43,21 @@ class EncoderKeeper:
         disk: Disk,
         telemetry: Telemetry,
         wake: Callable[[], None],
+        used: Callable[[str], Collection[str]],
     ) -> None:
-        self._configuration, self._store, self._disk = configuration, store, disk
+        self._configuration, self._store, self._disk, self._used = configuration, store, disk, used
         self._versions = EncoderVersions(store.directory)
         self._former: dict[str, list[Encoder]] = {}  # versions that snapshots may be of, loaded
-        self._found: dict[str, Bundle] = {}
+        self._unkept: dict[str, Bundle] = {}  # what is used, as it was loaded, and not on disk yet
         self.watch = EncoderWatch(self.names, self.load, wake, telemetry)
 
     @property
     def _trusted(self) -> Sequence[str]:
         return self._configuration().encoders.trusted_keys
+
+    def _load_version(self, name: str, path: Path) -> Bundle:
+        """Return a kept version; what came with the package needs no signature here either. Raises BundleError."""
+        return load_bundle(path, self._trusted if "/" in name else ())
 
     def names(self) -> list[str]:
         """Return the names of the encoders of readings; those of pictures are read at a start."""
@@ -82,7 +92,7 @@ class EncoderKeeper:
         except Exception as error:  # noqa: BLE001  a file may hold anything, and what was used before is at hand
             bundle = self._last_kept(name, error)
             self.watch.refuse(name, error)
-        self._found[name] = bundle
+        self._unkept[name] = bundle
         return bundle
 
     def find_new(self, name: str) -> Bundle:
@@ -99,37 +109,34 @@ class EncoderKeeper:
         """Return the version that was used last and can still be read; raises `error` if there is none."""
         for path in self._versions.paths(name):
             try:
-                return load_bundle(path, self._trusted)
+                return self._load_version(name, path)
             except BundleError as damaged:
                 logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, damaged)
         raise error
 
     def keep_found(self) -> None:
-        """Keep what was found at the start."""
-        for name, bundle in self._found.items():
-            self.keep(name, bundle)
-        self._found.clear()
-
-    def keep_new(self) -> None:
-        """Keep what the streams have come to name, and what could not be kept so far."""
-        for name in self.names():
-            if self._versions.paths(name):
-                continue
-            try:
-                self.keep(name, find_bundle(name, self._trusted))
-            except BundleError as error:
-                logger.warning("encoder %s: this version could not be kept: %s", name, error)
+        """Keep what was found at the start, once streams have what they go on with; tidy up."""
+        self._disk.write(lambda: self._versions.tidy(self.names()))
+        self.keep_left()
 
     def keep(self, name: str, bundle: Bundle) -> None:
         """Keep a version that is used from now on."""
+        self._unkept[name] = bundle
+        self.keep_left()
 
-        def write() -> None:
+    def keep_left(self) -> None:
+        """Keep what could not be kept so far."""
+        names = self.names()
+        for name, bundle in list(self._unkept.items()):
             try:
-                self._versions.keep(name, bundle)
+                stored = name not in names or self._disk.write(
+                    partial(self._versions.keep, name, bundle, self._used(name))
+                )
             except BundleError as error:
                 logger.warning("encoder %s: this version could not be kept: %s", name, error)
-
-        self._disk.write(write)
+            else:
+                if stored:
+                    del self._unkept[name]
 
     def former(self, stream: Stream, signature: object) -> Encoder | None:
         """Return the kept version of a stream's encoder that a snapshot with this signature was made with, if any."""
@@ -147,7 +154,7 @@ class EncoderKeeper:
     def _load_kept(self, name: str) -> Iterator[Encoder]:
         for path in self._versions.paths(name):
             try:
-                yield load_best(load_bundle(path, self._trusted), load_encoder, NewChoices(self._store))
+                yield load_best(self._load_version(name, path), load_encoder, NewChoices(self._store))
             except BundleError as error:
                 logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, error)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
-from agent.bundle import Bundle, contents, load_bundle, version_of_bundle
+from agent.bundle import Bundle, contents, load_bundle, signature_of, version_of_bundle
 from agent.errors import BundleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 KEPT_VERSIONS: Final = 3  # of each encoder: of a change that is still under way, and the one before
 _APART_NS: Final = 1_000_000_000  # of two uses, at least: some file systems count seconds
@@ -44,22 +44,29 @@ class EncoderVersions:
         """Tell whether this version of a bundle was used before. Raises BundleError."""
         return self._path(name, version_of_bundle(bundle.path)).exists()
 
-    def keep(self, name: str, bundle: Bundle) -> None:
+    def keep(self, name: str, bundle: Bundle, models: Collection[str] = ()) -> None:
         """Keep a version that is used from now on; older ones than the last few are let go.
 
-        Raises OSError, and BundleError if the bundle is not there any more as it was.
+        Those stay that have one of the `models` (sha256) that streams still use. Raises OSError, and BundleError if the
+        bundle is not there any more as it was.
         """
         path = self._path(name, version_of_bundle(bundle.path))
-        kept = self.paths(name)
-        if kept[:1] == [path]:
-            return
+        kept, signature = self.paths(name), signature_of(bundle.path)
         at = max(time_ns(), kept[0].stat().st_mtime_ns + _APART_NS) if kept else time_ns()  # the clock may be set back
-        if path in kept:
-            os.utime(path, ns=(at, at))
-        else:
+        if path not in kept or (signature is not None and signature != signature_of(path)):
             self._write(path, contents(bundle), at)
+        elif path != kept[0]:
+            os.utime(path, ns=(at, at))
         for old in self.paths(name)[KEPT_VERSIONS:]:
-            old.unlink(missing_ok=True)
+            if not _has_model(old, models):
+                old.unlink(missing_ok=True)
+
+    def tidy(self, names: Iterable[str]) -> None:
+        """Remove what is kept of other encoders than these, and what was left half written. Raises OSError."""
+        prefixes = {self._prefix(name) for name in names}
+        for path in [*self._folder.glob("*-*.zip"), *self._folder.glob("*-*.new")]:
+            if path.suffix == ".new" or path.name.split("-")[0] not in prefixes:
+                path.unlink(missing_ok=True)
 
     def _write(self, path: Path, files: dict[str, bytes], at: int) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -85,6 +92,13 @@ class EncoderVersions:
         raise BundleError(
             f"{name}: expected an earlier version in {self._folder}, found none; the agent keeps those that it used"
         )
+
+
+def _has_model(path: Path, models: Collection[str]) -> bool:
+    try:
+        return bool(models) and any(one.sha256 in models for one in load_bundle(path).manifest.variants)
+    except BundleError:
+        return False
 
 
 def put_back(bundle: Bundle, path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent.adapters.telemetry import Telemetry
+    from agent.bundle import Bundle
     from agent.config import Configuration
     from agent.ports import Encoder, PictureEncoder
 
@@ -48,11 +49,16 @@ class ReloadResult(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct):
-    """A configuration that is ready to be applied. `choices` are answers that the state directory has to keep."""
+    """A configuration that is ready to be applied. `choices` are answers that the state directory has to keep.
+
+    `encoders` are those that were loaded, from `bundles`; `reused` names those that stay as they are in use.
+    """
 
     configuration: Configuration
     encoders: Mapping[str, Encoder | PictureEncoder]
     choices: dict[str, str]
+    bundles: dict[str, Bundle] = {}
+    reused: frozenset[str] = frozenset()
 
 
 class Reloader:

@@ -15,6 +15,8 @@ from agent.bundle import ENCODERS
 
 SHIPPED = ENCODERS / "sensor-small"
 MODEL = "sensor-small.int8.tflite"
+# LiteRT looks through a file first, and tflite-runtime ends the process.
+DEADLY_ENDS = "its process ended with -" if "tflite-runtime" in available_runtimes() else "cannot load this model"
 GOOD, BAD = 3, 0x55  # what some bytes of the weights are changed by: a little, or beyond recognition
 
 
@@ -40,7 +42,7 @@ def make_version(path: Path, change: int = 0) -> Path:
 
 
 def make_deadly(path: Path) -> Path:
-    """Write a bundle whose digests are right, and whose model ends the process that loads it."""
+    """Write a bundle whose digests are right, and whose model ends the process that loads it (DEADLY_ENDS)."""
     make_version(path)
     seal(path, MODEL, b"\xff\xff\xff\xffTFL3" + bytes(1000))  # its first table is said to lie 4 GB further on
     return path

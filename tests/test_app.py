@@ -21,6 +21,7 @@ from agent.pipeline import Outcome
 from agent.ports import InboundMessage
 from agent.reload import ReloadOutcome
 from tests.brokers import Peer, wait_until
+from tests.encoder_versions import GOOD, make_version, version_in
 from tests.test_pipeline import message as reading
 from tests.test_pipeline import quiet
 
@@ -307,6 +308,20 @@ def test_an_encoder_that_is_loaded_is_not_loaded_again(changeable):
     write()
     agent._apply(agent._prepare())
     assert agent.pipeline.encoders == {}
+
+
+def test_an_encoder_that_changes_during_a_reload_stays_changed(changeable, tmp_path):
+    agent, write = changeable
+    path = make_version(tmp_path / "encoders" / "pump")
+    write(f"{{name: a, topic: a, encoder: {path}}}")
+    agent._apply(agent._prepare())
+    write(f"{{name: a, topic: a, encoder: {path}}}, {{name: b, topic: b, encoder: {path}}}")
+    prepared = agent._prepare()
+    make_version(path, GOOD)
+    agent._change_encoder(agent.encoders.load(str(path)))
+    agent._apply(prepared)
+    assert agent.pipeline.encoders[str(path)].digest[:12] == version_in(path)
+    assert len(list((tmp_path / "state" / "encoders").iterdir())) == 2
 
 
 def test_what_a_reload_has_timed_is_kept_for_the_next_start(two_variants, changeable, timed, tmp_path):

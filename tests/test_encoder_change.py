@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.brokers import wait_until
-from tests.encoder_versions import BAD, GOOD, make_deadly, make_version, version_in
+from tests.encoder_versions import BAD, DEADLY_ENDS, GOOD, make_deadly, make_version, version_in
 from tests.test_agent import alerts, make_peer, make_process, publish, reading
 
 __all__ = ["make_peer", "make_process"]  # fixtures
@@ -186,14 +186,14 @@ def test_a_model_that_ends_its_process_ends_no_agent(mosquitto, make_process, bu
     code, errors = process.stop()
     assert code == 0
     assert "the one in use stays" in errors
-    assert "its process ended with -" in errors
+    assert DEADLY_ENDS in errors
     process.start().ready()  # with what it used before
     assert refused(process) == 1.0
     assert process.stop()[0] == 0
     other = make_process(mosquitto, stream=stream).start()  # has used nothing yet
     _, errors = other.popen.communicate(timeout=30)
     assert (other.popen.returncode, errors.count(b"\n")) == (78, 1)
-    assert b"its process ended with -" in errors
+    assert DEADLY_ENDS.encode() in errors
 
 
 def test_a_deadly_bundle_in_a_new_configuration_leaves_the_old_one_in_force(mosquitto, make_process, bundle, tmp_path):
@@ -203,7 +203,7 @@ def test_a_deadly_bundle_in_a_new_configuration_leaves_the_old_one_in_force(mosq
     process.popen.send_signal(signal.SIGHUP)
     wait_until(lambda: refused(process) == 1.0, 20, "for it to be refused")
     code, errors = process.stop()
-    assert (code, "its process ended with -" in errors) == (0, True)
+    assert (code, DEADLY_ENDS in errors) == (0, True)
 
 
 def test_what_cannot_be_put_back_is_said_clearly(mosquitto, make_process, bundle):

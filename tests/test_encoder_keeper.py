@@ -5,12 +5,14 @@ import pytest
 from agent import encoder_keeper
 from agent.adapters.store import Store
 from agent.adapters.telemetry import Telemetry
-from agent.bundle import find_bundle, version_of_bundle
+from agent.bundle import find_bundle, load_bundle, sign_bundle, version_of_bundle
 from agent.config import load_configuration
 from agent.disk import Disk
 from agent.encoder_keeper import EncoderKeeper
+from agent.encoder_versions import KEPT_VERSIONS
 from agent.errors import BundleError
-from tests.encoder_versions import GOOD, make_deadly, make_version
+from agent.signing import generate_key
+from tests.encoder_versions import DEADLY_ENDS, GOOD, make_deadly, make_version
 
 
 class Kept:
@@ -19,6 +21,7 @@ class Kept:
     def __init__(self, folder, name=None):
         self.path = folder / "encoders" / "pump"
         self.name = name or str(self.path)
+        self.used = {self.name: set()}
         self.file = folder / "redshank.yaml"
         self.configure()
         self.telemetry = Telemetry(1, 256_000_000)
@@ -35,7 +38,14 @@ streams:
         self.configuration = load_configuration(self.file)
 
     def start(self):
-        self.keeper = EncoderKeeper(lambda: self.configuration, self.store, self.disk, self.telemetry, lambda: None)
+        self.keeper = EncoderKeeper(
+            lambda: self.configuration,
+            self.store,
+            self.disk,
+            self.telemetry,
+            lambda: None,
+            lambda name: self.used[name],
+        )
 
     def begin(self):
         """Start with what lies there, and keep it; return its version."""
@@ -108,7 +118,7 @@ def test_a_start_goes_on_with_the_last_version_that_can_be_read(make_kept, caplo
     kept.keeper._versions.paths(kept.name)[0].write_bytes(b"damaged")
     make_deadly(kept.path)
     assert kept.begin() == first
-    assert "its process ended with" in caplog.text
+    assert DEADLY_ENDS in caplog.text
     assert "an earlier version cannot be gone on with" in caplog.text
     assert kept.refused == 1.0
 
@@ -133,7 +143,7 @@ def test_a_start_goes_on_with_what_was_used_before_whatever_a_new_bundle_raises(
 def test_where_nothing_was_used_before_a_bad_bundle_ends_the_start(make_kept):
     kept = make_kept()
     make_deadly(kept.path)
-    with pytest.raises(BundleError, match="its process ended with"):
+    with pytest.raises(BundleError, match=DEADLY_ENDS):
         kept.begin()
 
 
@@ -147,3 +157,82 @@ def test_a_bundle_that_is_just_being_replaced_is_no_trouble_of_the_disk(make_kep
         assert not kept.disk.troubled
     assert caplog.text.count("this version could not be kept") == 2
     assert kept.versions == []
+
+
+def test_versions_that_streams_have_are_kept_however_old(make_kept):
+    kept = make_kept()
+    versions = []
+    for change in range(KEPT_VERSIONS + 2):
+        versions.append(version_of_bundle(make_version(kept.path, change)))
+        bundle = load_bundle(kept.path)
+        if not change:
+            kept.used[kept.name] = {bundle.manifest.variants[0].sha256}
+        kept.keeper.keep(kept.name, bundle)
+    assert kept.versions == [*versions[: -KEPT_VERSIONS - 1 : -1], versions[0]]
+    kept.used[kept.name] = set()
+    kept.keeper.keep(kept.name, bundle)
+    assert kept.versions == versions[: -KEPT_VERSIONS - 1 : -1]
+
+
+def test_what_cannot_be_kept_is_kept_later(make_kept, monkeypatch):
+    kept = make_kept()
+    first = version_of_bundle(make_version(kept.path))
+    kept.begin()
+    second = version_of_bundle(make_version(kept.path, GOOD))
+    with monkeypatch.context() as patched:
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        patched.setattr(type(kept.keeper._versions), "_write", fail)
+        kept.keeper.keep(kept.name, load_bundle(kept.path))
+        assert (kept.versions, kept.disk.troubled) == ([first], True)
+    kept.keeper.keep_left()
+    assert kept.versions == [second, first]
+    kept.keeper._versions.paths(kept.name)[0].unlink()
+    kept.keeper.keep_left()  # nothing is left to do
+    assert kept.versions == [first]
+
+
+def test_a_start_removes_what_no_stream_names_and_what_is_half_written(make_kept):
+    kept = make_kept()
+    first = version_of_bundle(make_version(kept.path))
+    kept.begin()
+    folder = kept.store.directory / "encoders"
+    kept.keeper._versions.keep("/another", load_bundle(kept.path))
+    (folder / "0123-4567.new").touch()
+    (folder / "notes.txt").touch()
+    assert len(list(folder.iterdir())) == 4
+    kept.begin()
+    assert kept.versions == [first]
+    assert sorted(one.name for one in folder.iterdir()) == sorted(
+        ["notes.txt", *(one.name for one in kept.keeper._versions.paths(kept.name))]
+    )
+
+
+def test_a_bundle_that_is_signed_later_is_kept_with_its_signature(make_kept, tmp_path):
+    kept = make_kept()
+    make_version(kept.path)
+    first = kept.begin()
+    key = tmp_path / "signing.key"
+    public = generate_key(key)
+    sign_bundle(kept.path, key)
+    assert kept.begin() == first
+    kept.configure(f"encoders: {{trusted_keys: ['{public}']}}")
+    make_version(kept.path, GOOD)
+    (kept.path / "manifest.sig").unlink()
+    assert kept.begin() == first
+    assert kept.refused == 1.0
+
+
+def test_a_kept_version_of_what_came_with_the_package_needs_no_signature(make_kept, tmp_path, monkeypatch):
+    kept = make_kept("sensor-small")
+    kept.configure(f"encoders: {{trusted_keys: ['{generate_key(tmp_path / 'signing.key')}']}}")
+    first = kept.begin()
+
+    def fail(name, trusted):
+        raise BundleError(f"{name} is damaged, by {len(trusted)} keys")
+
+    monkeypatch.setattr(encoder_keeper, "find_bundle", fail)
+    assert kept.begin() == first
+    assert [one.name for one in kept.keeper._load_kept("sensor-small")] == ["sensor-small"]
