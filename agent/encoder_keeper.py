@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent.adapters.tflite import load_encoder
 from agent.bundle import find_bundle, load_bundle
 from agent.encoder_check import check_encoder, check_in_process
-from agent.encoder_loading import NewChoices, load_best, named_encoders
+from agent.encoder_loading import NewChoices, load_best, named_encoders, was_loaded
 from agent.encoder_versions import EncoderVersions
 from agent.encoder_watch import EncoderWatch, NewVersion
 from agent.errors import BundleError
@@ -84,7 +84,7 @@ class EncoderKeeper:
         Raises BundleError where there is none to go on with.
         """
         if name not in self.names():
-            return find_bundle(name, self._trusted)
+            return self.find_new(name)
         try:
             bundle = self.find_new(name)
             if "/" not in name and self._versions.paths(name) and not self._versions.has(name, bundle):
@@ -101,7 +101,9 @@ class EncoderKeeper:
         That is tried in a process of its own, unless it was used before, or came with the package.
         """
         bundle = find_bundle(name, self._trusted)
-        if "/" in name and not self._versions.has(name, bundle):
+        of_pictures = bundle.manifest.kind == "image"  # their versions are not kept
+        used = was_loaded(bundle, self._store) if of_pictures else self._versions.has(name, bundle)
+        if "/" in name and not used:
             check_in_process(bundle)
         return bundle
 

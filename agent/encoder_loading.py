@@ -55,8 +55,7 @@ def load_best(
     bundle: Bundle, load: Callable[[Bundle, str | None, str | None, int], Loaded], store: Choices | None
 ) -> Loaded:
     """Return the variant on the runtime that is fastest, as it was chosen before, or is now. Raises BundleError."""
-    offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
-    question = f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
+    question = _question(bundle)
     kept = store.choice(question) if store is not None else None
     best = None if store is None else chosen(read_choices(store.directory), bundle)
     runtime, file = kept.split(" ", 1) if kept is not None else (None, None)
@@ -67,6 +66,16 @@ def load_best(
     if store is not None and kept != answer:
         store.choose(question, answer)
     return encoder
+
+
+def was_loaded(bundle: Bundle, store: Choices) -> bool:
+    """Tell whether the variants of a bundle were loaded before, on the runtimes that there are."""
+    return store.choice(_question(bundle)) is not None
+
+
+def _question(bundle: Bundle) -> str:
+    offered = " ".join(f"{one.file} {one.sha256} {','.join(one.runtimes)}" for one in bundle.manifest.variants)
+    return f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
 
 
 def named_encoders(configuration: Configuration) -> set[tuple[str, bool]]:

@@ -5,7 +5,8 @@ import pytest
 from agent import encoder_keeper
 from agent.adapters.store import Store
 from agent.adapters.telemetry import Telemetry
-from agent.bundle import find_bundle, load_bundle, sign_bundle, version_of_bundle
+from agent.app import load_encoders
+from agent.bundle import ENCODERS, find_bundle, load_bundle, sign_bundle, version_of_bundle
 from agent.config import load_configuration
 from agent.disk import Disk
 from agent.encoder_keeper import EncoderKeeper
@@ -107,6 +108,15 @@ def test_what_came_with_the_package_is_not_tried_at_a_start(make_kept, checked):
     kept.begin()
     kept.begin()
     assert (checked, kept.refused) == ([], 0.0)
+
+
+def test_a_bundle_of_pictures_is_tried_until_it_was_loaded(make_kept, checked):
+    kept = make_kept(str(ENCODERS / "efficientnet-lite0"))
+    kept.file.write_text(f"streams: [{{name: gate, topic: gate, kind: image, encoder: {kept.name}}}]")
+    kept.configuration = load_configuration(kept.file)
+    for _ in range(2):
+        load_encoders(kept.configuration, kept.store, find=kept.keeper.find)
+        assert checked == [ENCODERS / "efficientnet-lite0"]
 
 
 def test_a_start_goes_on_with_the_last_version_that_can_be_read(make_kept, caplog):
