@@ -195,7 +195,7 @@ def test_streams_beyond_the_cap_are_rejected_and_counted(make):
 
 
 def test_memory_bounds_the_number_of_streams(make):
-    pipeline = make("channels: [a, b]", agent=", memory_limit: 80MB")
+    pipeline = make("channels: [a, b]", agent=", memory_limit: 88MB")
     pipeline.process([message(0, quiet(0), topic=f"plant/{i}") for i in range(400)])
     limit = pipeline.streams_max
     assert 1 < limit < 200
@@ -206,7 +206,7 @@ def test_memory_bounds_the_number_of_streams(make):
 
 
 def test_streams_that_turn_out_too_large_while_they_learn_are_let_go_the_last_first(make):
-    pipeline = make(TIMED, agent=", memory_limit: 85MB")
+    pipeline = make(TIMED, agent=", memory_limit: 93MB")
     feed(pipeline, range(300))  # has learnt, with two channels
     wide = {f"c{number}": 1.0 for number in range(100)}
     pipeline.process([message(0, {"c": 1.0}, topic=f"plant/{name}") for name in "bcd"])
@@ -219,7 +219,7 @@ def test_streams_that_turn_out_too_large_while_they_learn_are_let_go_the_last_fi
     assert pipeline.room.used == sum(stream.bytes for stream in pipeline.streams.values()) < 10_000_000
     pipeline.process([message(2, wide, topic="plant/d")])
     assert pipeline.observer.reasons == ["too_many_streams"] * 3
-    alone = make(TIMED, agent=", memory_limit: 85MB")
+    alone = make(TIMED, agent=", memory_limit: 93MB")
     for i in range(2):
         alone.process([message(i, {f"c{number}": 1.0 for number in range(250)})])
     alone.tick(BEGUN, 0.0, None)
