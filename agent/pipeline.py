@@ -147,7 +147,7 @@ class Pipeline:
                 elif isinstance(stream, SensorStream):
                     samples = stream.take(message, route.channel) if readings is None else map(stream.report, readings)
                     for sample in samples:
-                        self._push(stream, sample, message.received_at, outcome)
+                        self._push(stream, sample, message.received_at, outcome, again=message.again)
                 elif isinstance(stream, PictureStream):
                     self._see(stream, message, outcome)
                 self._heard(stream, message.received_at, message.elapsed_s, outcome)
@@ -387,8 +387,10 @@ class Pipeline:
                 self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.hear(at, elapsed_s)
 
-    def _push(self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome) -> None:
-        arrival, due = stream.detector.push(sample)
+    def _push(
+        self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome, *, again: bool = False
+    ) -> None:
+        arrival, due = stream.detector.push(sample, again=again)
         if self.tap is not None:
             self.tap.sampled(stream, sample, arrival)
         reason = _DROPPED.get(arrival)

@@ -187,6 +187,17 @@ def test_a_stream_with_its_own_budget_keeps_it_and_counts_as_one(make):
     assert pipeline.streams["pump/a"].detector.budget.rate == 5e-5
 
 
+def test_a_backlog_that_a_broker_sends_again_leaves_no_gap(make):
+    """As after a suspension: it was processed, but the acknowledgements went down with the connection."""
+    pipeline = make(TIMED)
+    feed(pipeline, range(300))
+    total = pipeline.streams["pump/a"].detector.grid.total_rows
+    pipeline.process([message(i, quiet(i), again=True) for i in range(270, 300)])
+    assert pipeline.streams["pump/a"].detector.grid.turns == 0
+    pipeline.process([message(300, quiet(300))])
+    assert pipeline.streams["pump/a"].detector.grid.run[0] == total + 1
+
+
 def test_streams_beyond_the_cap_are_rejected_and_counted(make):
     pipeline = make(agent=", max_streams: 2")
     pipeline.process([message(0, quiet(0), topic=f"plant/{name}") for name in "abcc"])

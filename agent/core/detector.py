@@ -87,11 +87,14 @@ class StreamDetector:
             return 0
         return max(0, self.warm_up_rows - self.views[0].span + 1 - self._learnable)
 
-    def push(self, sample: Sample) -> tuple[Arrival, Due | WarmUp | None]:
-        """Take one sample; return what became of it, and what is due with it: a decision, or the warm-up's end."""
+    def push(self, sample: Sample, *, again: bool = False) -> tuple[Arrival, Due | WarmUp | None]:
+        """Take one sample; return what became of it, and what is due with it: a decision, or the warm-up's end.
+
+        `again`: it may have come before, so that it says nothing of its sender's clock.
+        """
         grid = self.grid
         before = grid.total_rows
-        arrival = grid.push(sample, learning=self.phase is StreamPhase.LEARNING)
+        arrival = grid.push(sample, learning=self.phase is StreamPhase.LEARNING, again=again)
         appended = grid.total_rows - before
         if appended == 0:
             return arrival, None

@@ -120,11 +120,14 @@ class Grid:
         self._settle()
         return self._rows[max(0, self._end - min(count, self._ring_rows)) : self._end]
 
-    def push(self, sample: Sample, *, learning: bool) -> Arrival:
-        """Put one sample on the grid. While learning without configured channels, new channels are added."""
+    def push(self, sample: Sample, *, learning: bool, again: bool = False) -> Arrival:
+        """Put one sample on the grid. While learning without configured channels, new channels are added.
+
+        `again`: it may have come before; late ones of these are no sign of a clock that was set back.
+        """
         at = sample.at
         if at <= self.last_at or self._late_at:
-            outcome = self._order(at)
+            outcome = self._order(at, again=again)
             if outcome is not Arrival.ACCEPTED:
                 return outcome
         given = sample.values
@@ -197,12 +200,14 @@ class Grid:
         for one in judged:
             self.push(one, learning=learning)
 
-    def _order(self, at: float) -> Arrival:
+    def _order(self, at: float, *, again: bool) -> Arrival:
         if at > self.last_at:
             self._late_at.clear()
             return Arrival.ACCEPTED
         if at == self.last_at:
             return Arrival.DUPLICATE
+        if again:
+            return Arrival.LATE
         if self._late_at and at <= self._late_at[-1]:
             self._late_at.clear()
         self._late_at.append(at)

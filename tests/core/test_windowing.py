@@ -132,6 +132,16 @@ def test_a_clock_that_is_set_back_is_followed_behind_a_gap():
     assert g.turns == 1
 
 
+def test_readings_that_a_broker_sends_again_are_no_new_clock():
+    g = grid()
+    for t in range(100, 130):
+        push(g, t, a=1.0)
+    outcomes = [g.push(Sample(float(t), {"a": 1.0}), learning=True, again=True) for t in range(105, 130)]
+    assert outcomes == [Arrival.LATE] * 24 + [Arrival.DUPLICATE]
+    assert push(g, 130, a=1.0) is Arrival.ACCEPTED
+    assert (g.turns, g.run) == (0, [31])
+
+
 def test_late_readings_that_do_not_rise_are_no_new_clock():
     g = grid()
     push(g, 1000, a=1.0)
