@@ -68,7 +68,7 @@ def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[s
     The same network and samples give the same bytes. Raises GateError if no variant passes on some runtime, and what
     the parts raise; then `out` is as it was.
     """
-    _check_place(out)
+    check_place(out)
     if not _NAME.fullmatch(about.name):
         raise SourceError(f"expected a name of letters, digits, '.', '_' and '-', found {about.name!r}; give --name")
     with (
@@ -76,7 +76,7 @@ def build(about: About, network: Any, samples: Samples, out: Path, gates: dict[s
         tqdm(total=4 + len(about.precisions), desc=about.name, unit="step", bar_format=_BAR) as bar,
     ):
         built = _Draft(about, network, samples, Path(folder), bar).complete(gates)
-        _replace(out, Path(folder))
+        put_bundle(out, Path(folder))
     return Built(load_bundle(out), built.choices, built.uncovered)
 
 
@@ -303,7 +303,7 @@ def _quantization(content: bytes, batch: int) -> tuple[Quantization, list[Quanti
     return made[0], made[1:]
 
 
-def _check_place(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Raise FileExistsError unless a bundle may be put there: nothing is there, or a bundle and nothing else."""
     if not out.exists():
         return
@@ -320,7 +320,7 @@ def _check_place(out: Path) -> None:
         )
 
 
-def _replace(out: Path, folder: Path) -> None:
+def put_bundle(out: Path, folder: Path) -> None:
     """Put the new bundle in the place of what was there."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as beside:

@@ -79,7 +79,31 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--reduced", action="store_true", help="the reduced form on a GPU too")
     train.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     train.add_argument("--seed", type=int, default=1)
+    _finetune_parser(commands)
     return top
+
+
+def _finetune_parser(commands: Any) -> None:
+    tuned = commands.add_parser("finetune", help="adapt the sensor encoder to recorded normal data of your own streams")
+    tuned.add_argument(
+        "--recording",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="of normal data: .jsonl of `redshank record`, .csv",
+    )
+    tuned.add_argument("--config", type=Path, required=True, help="the configuration that the recording belongs to")
+    tuned.add_argument("--stream", help="only this one; the one that a CSV recording belongs to")
+    tuned.add_argument("--time-column", default="time", metavar="NAME", help="of a CSV recording; default: time")
+    tuned.add_argument("--out", type=Path, help="folder to write; default: ./sensor-small-tuned")
+    tuned.add_argument("--name", help="the bundle's name; default: that of the folder")
+    tuned.add_argument("--loss", choices=["episodes", "triplets"], help="default: what does better on the validation")
+    tuned.add_argument("--steps", type=int, default=200, help="of each loss; default: 200")
+    tuned.add_argument("--minutes", type=float, default=5.0, help="the losses end after 0.6 of them; default: 5")
+    tuned.add_argument("--seed", type=int, default=1)
+    tuned.add_argument(
+        "--gate", action="append", default=[], metavar="FIGURE=NUMBER", help=f"another bound: {', '.join(GATES)}"
+    )
 
 
 def _own_parsers(commands: Any) -> list[argparse.ArgumentParser]:
@@ -197,6 +221,12 @@ def _own(options: argparse.Namespace) -> int:
     return _told(build_own(COMMANDS[options.command](options), options, gates))
 
 
+def _finetune(options: argparse.Namespace) -> int:
+    from converter.finetune.command import finetune  # noqa: PLC0415  needs torch
+
+    return _told(finetune(options, with_bounds(options.gate)))
+
+
 def _told(built: Built) -> int:
     size = sum(path.stat().st_size for path in built.bundle.path.iterdir())
     for choice in built.choices:
@@ -301,6 +331,7 @@ _COMMANDS: Final = {
     "keygen": _keygen,
     "sign": _sign,
     "pretrain": _pretrain,
+    "finetune": _finetune,
 }
 
 if __name__ == "__main__":

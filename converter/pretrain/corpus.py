@@ -35,7 +35,7 @@ _MOVES_KNOWN: Final = 8  # a stream must have moved this often before its smalle
 
 
 class Example(msgspec.Struct, frozen=True):
-    """Scaled values and differences: `known` float32 [1064, 2], `new` [632, 2], `events` [events, 120, 2].
+    """Scaled values and differences: `known` float32 [1064, 2], `new` [632, 2] or as asked, `events` [events, 120, 2].
 
     Every window of 64 points of an event holds a part of its anomaly.
     """
@@ -45,23 +45,33 @@ class Example(msgspec.Struct, frozen=True):
     events: F32
 
 
-def example(rng: np.random.Generator, events: int = EVENTS) -> Example:
-    """Return a stream's example; the new part follows the known one."""
+def example(rng: np.random.Generator, events: int = EVENTS, new: int = NEW) -> Example:
+    """Return the example of a generated stream; the new part, of so many points, follows the known one."""
     pool = int(rng.choice(_POOLS))
-    total = 1 + KNOWN + NEW
-    history, step = stream(rng, (total + EVENT_POINTS) * pool, pool)
+    history, step = stream(rng, history_points(new) * pool, pool)
+    return example_of(rng, history, step, pool, events)
+
+
+def history_points(new: int) -> int:
+    """Return how many points an example with so many new ones is made of."""
+    return 1 + KNOWN + new + EVENT_POINTS
+
+
+def example_of(rng: np.random.Generator, history: F64, step: float, pool: int, events: int = EVENTS) -> Example:
+    """Return the example of samples float64 [history_points(new) x pool], rounded to `step` if that is not 0."""
+    total = len(history) // pool - EVENT_POINTS
     points = history.reshape(-1, pool).mean(axis=1)[:total]
     cuts = np.empty((events, EVENT_POINTS + 1))
     for place in range(events):
-        cuts[place] = _event(rng, history, step, pool)
+        cuts[place] = _event(rng, history, step, pool, total - 1)
     known = points[: KNOWN + 1].astype(np.float32)
     series = features(known, points[None].astype(np.float32))[0]
     return Example(series[:KNOWN], series[KNOWN:], features(known, cuts.astype(np.float32)))
 
 
-def _event(rng: np.random.Generator, history: F64, step: float, pool: int) -> F64:
-    """Return points around the beginning of an anomaly, float64 [121]."""
-    began = rng.integers(KNOWN + GUARD + LENGTH, KNOWN + NEW - LENGTH)  # in points
+def _event(rng: np.random.Generator, history: F64, step: float, pool: int, last_point: int) -> F64:
+    """Return points around the beginning of an anomaly in the new part, which ends at `last_point`; float64 [121]."""
+    began = rng.integers(KNOWN + GUARD + LENGTH, last_point - LENGTH)  # in points
     first = (began + rng.integers(1, STRIDE + 1) - LENGTH - 1) * pool
     cut = history[first : first + (EVENT_POINTS + 1 + LENGTH) * pool]
     start = began * pool - first + rng.integers(pool)

@@ -20,6 +20,7 @@ from agent.bundle import MANIFEST, find_bundle, load_bundle
 
 NEED_TORCH = [
     "test_build.py",
+    "test_finetune.py",
     "test_network_files.py",
     "test_onnx_graph.py",
     "test_own_encoder.py",
