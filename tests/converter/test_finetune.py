@@ -309,7 +309,7 @@ def arguments(rotating, out, *more):
 
 def test_a_real_run_tunes_converts_tries_and_writes(rotating, tmp_path, monkeypatch, capsys):
     """Only the verdict is given, and the trial made smaller: a few steps do not make a better encoder."""
-    one_kind = {"noise": KINDS["noise"]}
+    one_kind = {"level shift": KINDS["level shift"]}
     monkeypatch.setattr("converter.finetune.trial.KINDS", one_kind)
     monkeypatch.setattr(command, "KINDS", one_kind)
     compared = []
@@ -328,9 +328,9 @@ def test_a_real_run_tunes_converts_tries_and_writes(rotating, tmp_path, monkeypa
     assert not np.array_equal(untuned, tuned)
     for found in (untuned, tuned):
         assert found.min() >= 0.0
-        assert found[:, 0, -1].mean() > 0.9 > found[:, 0, 0].mean()  # strong noise is found, weak noise is not
+        assert found[:, 0, -1].mean() > 0.9 > found[:, 0, 0].mean()  # a strong shift is found, a weak one is not
     assert "validation: episodes" in captured.out
-    assert "| noise | " in captured.out
+    assert "| level shift | " in captured.out
     assert "better by 0.0200 of the area under the ROC curve (95 % interval of the gain: 0.0100 to" in captured.out
     assert "tuning: 100%" in captured.err
     assert "trial: 100%" in captured.err
