@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from agent.adapters.mqtt.broker import Endpoint
@@ -39,9 +37,8 @@ def brokers(asked):
 def look(brokers, now):
     """Look, and wait for the thread that asks."""
     brokers.look(now)
-    for thread in threading.enumerate():
-        if thread.name == "fallback":
-            thread.join()
+    if brokers._asking is not None:
+        brokers._asking.join()
     return brokers.look(now)
 
 
