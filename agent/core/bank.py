@@ -463,10 +463,17 @@ class DetectorBank:
         return {
             "references": [one.snapshot(first, last) for one in self._references],
             "calibration": self._calibration.snapshot(first * views, last * views),
+            "joint": None if detector.joint is None else detector.joint.snapshot(),
+            **self._row_state(first, last),
+        }
+
+    def _row_state(self, first: int, last: int) -> dict[str, Any]:
+        """Return what is small for each lane, for `_restore_rows`; arrays are copies."""
+        views = len(self.views)
+        return {
             "policy": self._policy.snapshot(first * views, last * views),
             "frozen": self._frozen.snapshot(first, last),
             "season": None if self._season is None else self._season.snapshot(first, last),
-            "joint": None if detector.joint is None else detector.joint.snapshot(),
             "bandwidths": self._bandwidths[first:last].copy(),
             "low": self._low[first:last].copy(),
             "high": self._high[first:last].copy(),
@@ -533,13 +540,8 @@ class DetectorBank:
             "state": state,
             "references": [one.places(first, last) for one in self._references],
             "calibration": self._calibration.addition(first * views, last * views, counted),
-            "policy": self._policy.snapshot(first * views, last * views),
-            "frozen": self._frozen.snapshot(first, last),
-            "season": None if self._season is None else self._season.snapshot(first, last),
             "joint": None if detector.joint is None else detector.joint.addition(),
-            "bandwidths": self._bandwidths[first:last].copy(),
-            "low": self._low[first:last].copy(),
-            "high": self._high[first:last].copy(),
+            **self._row_state(first, last),
         }
 
     def rebuild(
