@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from agent.adapters.allocator import return_memory
 from agent.config import load_configuration
+from agent.encoder_trial import resident_bytes
 from agent.ports import InboundMessage
 from tests.benchmarks.plots import COLOURS, pyplot
 from tests.benchmarks.tables import table
-from tests.benchmarks.virtual import VirtualAgent, resident_bytes
+from tests.benchmarks.virtual import VirtualAgent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from agent.adapters.allocator import return_memory
 from agent.config import load_configuration
+from agent.encoder_trial import resident_bytes
 from agent.ports import InboundMessage
 from tests.benchmarks import publisher
 from tests.benchmarks.tables import table
-from tests.benchmarks.virtual import VirtualAgent, resident_bytes
+from tests.benchmarks.virtual import VirtualAgent
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

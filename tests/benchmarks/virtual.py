@@ -5,7 +5,6 @@ Pipeline, state directory and publications are the daemon's; the connection is a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
 
     from agent.config import Configuration
     from agent.stream import Stream
-
-
-def resident_bytes() -> int:
-    """Return the memory of this process that is in use."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class TakesAll:
