@@ -14,7 +14,7 @@ from agent.core.alerting import AlertEvent, AlertKind, AlertTransition, Ending
 if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment
-    from agent.picture_stream import Looked
+    from agent.picture_sight import Looked
 
 VERSION: Final = 1
 MAX_PARTS: Final = 5

@@ -1,26 +1,21 @@
-"""A stream of pictures: each tile has a detector of its own, and the stream's score is what they say together."""
+"""A stream of pictures: its clock, its budget, and what is wrong with pictures as such; the rest is its sight's."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-import numpy as np
-
 from agent.adapters.payload import PayloadRejected, RejectReason
-from agent.adapters.pictures import PictureDecoder
 from agent.core.alerting import AlertKind, FrozenPolicy
-from agent.core.bank import combined
 from agent.core.budget import BudgetControl
-from agent.core.picture_health import PictureFault, PictureHealth
-from agent.core.pictures import PictureDetector
-from agent.core.types import F32, U8, Frame, Mode, StreamPhase
+from agent.core.picture_health import PictureFault
+from agent.core.types import Mode
+from agent.picture_sight import Looked, PictureSight
 from agent.stream import Stream
 
 if TYPE_CHECKING:
     from agent.config import ImageSettings
-    from agent.core.picture_settings import PictureAssessment
+    from agent.core.types import F32, Frame
     from agent.ports import PictureEncoder
 
 PICTURE_SCHEMA: Final = 2
@@ -32,25 +27,7 @@ FAULTS: Final = {
     PictureFault.FROZEN: AlertKind.FROZEN,
 }
 _REMEMBERED: Final = 64  # highest scores of the past, to say since when nothing was as odd
-_WORKING_BYTES: Final = 7_500_000  # of each tile, beside what is kept: a fit in the making, the newest picture's maps
 _STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its clock was set back
-
-
-class Looked(msgspec.Struct, frozen=True):
-    """One decision on a picture. `part_scores` float32 [tiles, rows, columns]: each cell's share, in sum 1."""
-
-    at: float
-    score: float
-    p_value: float
-    part_scores: F32
-    tiles: list[PictureAssessment]
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """The newest healthy picture: its frames and the encoder's outputs, one for each tile."""
-
-    frames: list[Frame]
-    outputs: list[list[F32]]
 
 
 class PictureStream(Stream):
@@ -63,17 +40,11 @@ class PictureStream(Stream):
         self, name: str, topic: str, settings: ImageSettings, encoder: PictureEncoder, agent: str, max_bytes: int
     ) -> None:
         super().__init__(name, topic, settings, agent, (encoder.name, encoder.digest), tuple(FAULTS.values()))
-        self.encoder = encoder
-        height, width, _ = encoder.shape
-        self.decoder = PictureDecoder(settings, height, width, max_bytes)
+        self.sight = PictureSight(settings, encoder, max_bytes)
         self.heatmap: bytes | None = None  # of the last alert, PNG
-        self.seen: Seen | None = None
         self._begin()
 
     def _begin(self) -> None:
-        made = self.settings.detector()
-        self.detectors = [PictureDetector(made, self.encoder.output_shapes, one) for one in self.decoder.ignored]
-        self.health = [PictureHealth(made.reference.warm_up, one) for one in self.decoder.ignored]
         self._budget = BudgetControl(self.settings.alert, self.settings.mode)
         self._first_at = self._last_at = float("-inf")
         self._taken_at = float("-inf")  # when the newest one arrived
@@ -82,6 +53,11 @@ class PictureStream(Stream):
         self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
         self._configured = False
 
+    @property
+    def encoder(self) -> PictureEncoder:
+        """Return the version of the encoder that decides."""
+        return self.sight.encoder
+
     def too_soon(self, now: float) -> bool:
         """Tell whether a picture that arrives now comes before the next one is wanted."""
         every = self.settings.every_s
@@ -89,7 +65,7 @@ class PictureStream(Stream):
 
     def take(self, payload: bytes, received_at: float) -> tuple[list[Frame], bool]:
         """Return a picture's frames, one for each tile, and whether the clock was set back. Raises PayloadRejected."""
-        frames = self.decoder.decode(payload, received_at)
+        frames = self.sight.decoder.decode(payload, received_at)
         at, turned = frames[0].at, False
         if at <= self._last_at:
             self._older += 1
@@ -107,7 +83,7 @@ class PictureStream(Stream):
         """Return what is wrong with the picture as such: how many times each limit was passed, on every tile."""
         found = [
             {one.fault: one.score for one in health.check(frame)}
-            for health, frame in zip(self.health, frames, strict=True)
+            for health, frame in zip(self.sight.health, frames, strict=True)
         ]
         ignored = AlertKind.FROZEN if self.settings.alert.frozen is FrozenPolicy.IGNORE else None
         return {
@@ -116,31 +92,19 @@ class PictureStream(Stream):
             if kind is not ignored and all(fault in one for one in found)
         }
 
-    def prepare(self, frames: list[Frame]) -> U8:
-        """Return what is to be encoded, uint8 [tiles, height, width, 3]."""
-        return np.stack([detector.prepare(frame) for detector, frame in zip(self.detectors, frames, strict=True)])
-
     def look(self, frames: list[Frame], outputs: list[F32]) -> Looked | None:
         """Score a healthy picture, and perhaps learn it; None while the stream is learning.
 
         `outputs` float32 [tiles, rows, columns, dim], one for each of the encoder's.
         """
-        each = [[output[tile] for output in outputs] for tile in range(len(frames))]
-        self.seen = Seen(frames, each)
-        found = [
-            detector.push(*one) for detector, one in zip(self.detectors, zip(frames, each, strict=True), strict=True)
-        ]
-        done = [one for one in found if one is not None]
-        if len(done) < len(found):
+        found = self.sight.look(frames, outputs)
+        if found is None:
             return None
         if not self._configured:
             self._configured = True
             self._budget.configure(self.interval_s or 1.0)
-        (score,) = combined(np.array([one.score for one in done], np.float32), [0, len(done)]).tolist()
-        weights = np.array([10.0**one.score for one in done])
-        parts = np.stack([one.part_scores for one in done]) * (weights / weights.sum())[:, None, None]
-        self.assessment = Looked(frames[0].at, score, 10.0**-score, parts.astype(np.float32), done)
-        return self.assessment
+        self.assessment = found
+        return found
 
     def remember(self, found: Looked) -> None:
         """Note how odd a picture was, to say later since when nothing was as odd."""
@@ -152,34 +116,6 @@ class PictureStream(Stream):
         """Return since when nothing was as odd, before an alert began: s since the epoch; else when learning began."""
         earlier = [at for at, score in self._odd if score >= found.score and at < started_at]
         return max(earlier, default=self._first_at)
-
-    def nearest(self, tile: int) -> list[tuple[float, float]]:
-        """Return time and distance of the references that a tile of the newest picture is nearest to."""
-        assert self.seen is not None
-        return self.detectors[tile].nearest(self.seen.frames[tile].at, self.seen.outputs[tile])
-
-    def heat(self) -> tuple[U8, F32] | None:
-        """Return the newest picture as the encoder saw it, uint8 [height, width, 3], and where it is odd, 0 to 1.
-
-        Tiles are put together; what is ignored stays dark. None before the first decision.
-        """
-        if self.seen is None or not self.learnt:
-            return None
-        heats = [detector.heat(one) for detector, one in zip(self.detectors, self.seen.outputs, strict=True)]
-        return self.whole(self.seen.frames), self._together(heats)
-
-    def whole(self, frames: list[Frame]) -> U8:
-        """Return a picture as the encoder sees it, uint8 [height, width, 3]: its tiles, put together."""
-        return self._together([frame.pixels for frame in frames])
-
-    def _together(self, tiles: list[Any]) -> Any:
-        """Return what belongs to each tile, [rows, columns, ...], in one; 0 where everything is ignored."""
-        columns, rows = self.settings.tiles
-        height, width, *more = tiles[0].shape
-        made = np.zeros((rows * height, columns * width, *more), tiles[0].dtype)
-        for (column, row), one in zip(self.decoder.places, tiles, strict=True):
-            made[row * height : (row + 1) * height, column * width : (column + 1) * width] = one
-        return made
 
     @property
     def interval_s(self) -> float | None:
@@ -196,23 +132,23 @@ class PictureStream(Stream):
     @property
     def learnt(self) -> bool:
         """Tell whether every tile's warm-up is over."""
-        return all(detector.phase is StreamPhase.ACTIVE for detector in self.detectors)
+        return self.sight.learnt
 
     @property
     def learning_left_s(self) -> float | None:
         """Return how long learning will still take, None before the second picture."""
         interval = self.interval_s
-        return None if interval is None else interval * max(detector.learning_left for detector in self.detectors)
+        return None if interval is None else interval * self.sight.learning_left
 
     @property
     def reference_fill(self) -> int:
         """Return how many pictures the reference holds."""
-        return min(detector.reference_size for detector in self.detectors)
+        return self.sight.reference_fill
 
     @property
     def bytes(self) -> int:
         """Return the memory that the stream takes, about."""
-        return sum(detector.bytes + _WORKING_BYTES for detector in self.detectors)
+        return self.sight.bytes
 
     @property
     def signature(self) -> dict[str, Any]:
@@ -235,20 +171,17 @@ class PictureStream(Stream):
     def details(self) -> dict[str, Any]:
         """Return the tiles, and the mean time between two pictures."""
         interval = self.interval_s
-        return {"tiles": list(self.decoder.tiles), "interval_s": None if interval is None else round(interval, 3)}
+        return {"tiles": list(self.sight.decoder.tiles), "interval_s": None if interval is None else round(interval, 3)}
 
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
-        self.seen = None
+        self.sight.begin_anew()
         self._begin()
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that was learnt."""
         return {
-            "tiles": [
-                {"detector": detector.snapshot(), "health": health.snapshot()}
-                for detector, health in zip(self.detectors, self.health, strict=True)
-            ],
+            "tiles": self.sight.snapshot(),
             "budget": self._budget.snapshot(),
             "configured_s": self._interval_known(),
             "clock": [self._first_at, self._last_at, self._pictures],
@@ -269,9 +202,7 @@ class PictureStream(Stream):
     def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
         """Go on from a snapshot; there are no additions to one of pictures."""
         del additions
-        for detector, health, state in zip(self.detectors, self.health, saved["tiles"], strict=True):
-            detector.restore(state["detector"])
-            health.restore(state["health"])
+        self.sight.restore(saved["tiles"])
         self._budget.restore(saved["budget"])
         if saved["configured_s"] is not None:
             self._configured = True
@@ -282,30 +213,24 @@ class PictureStream(Stream):
 
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's pictures are still kept, so that it can be accepted."""
-        return self.detectors[0].quarantine.knows(alert)
+        return self.sight.holds(alert)
 
     def has_accepted(self, alert: str) -> bool:
         """Tell whether an alert was accepted, and can be forgotten."""
-        return self.detectors[0].quarantine.accepted(alert) is not None
+        return self.sight.has_accepted(alert)
 
     def accept(self, alert: str) -> int:
         """Learn an alert's pictures; return how many."""
-        return max(detector.accept(alert) for detector in self.detectors)
+        return self.sight.accept(alert)
 
     def forget_alert(self, alert: str) -> int:
         """Take out what accepting an alert let in; return how many pictures. Raises TooFewLeftError."""
-        return max(detector.forget_alert(alert) for detector in self.detectors)
+        return self.sight.forget_alert(alert)
 
     def forget_span(self, begin: float, end: float) -> int:
         """Take out the pictures of a time span; return how many. Raises TooFewLeftError."""
-        return max(detector.forget_span(begin, end) for detector in self.detectors)
-
-    def keep(self, alert: str, *, firing: bool) -> None:
-        """Keep the newest picture, where it was refused, for an alert that is pending or firing."""
-        for detector in self.detectors:
-            detector.keep(alert, firing=firing)
+        return self.sight.forget_span(begin, end)
 
     def release(self) -> None:
         """Let go what was kept for an alert that is no longer pending or firing."""
-        for detector in self.detectors:
-            detector.quarantine.release()
+        self.sight.release()

@@ -25,7 +25,8 @@ from agent.core.reference import Workspace
 from agent.core.types import Assessment, Frame, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
-from agent.picture_stream import FAULTS, Looked, PictureStream
+from agent.picture_sight import Looked
+from agent.picture_stream import FAULTS, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
 from agent.room import Room
 from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug
@@ -518,7 +519,7 @@ class Pipeline:
             self._judge_fault(stream, kind, faults.get(kind), at, now, outcome)
         found, threshold = None, 0.0
         if not faults:
-            outputs = self._observer.timed_run(stream.encoder, stream.prepare(frames))
+            outputs = self._observer.timed_run(stream.encoder, stream.sight.prepare(frames))
             found = stream.look(frames, outputs)
             threshold = stream.budget.threshold
             if found is not None:
@@ -543,7 +544,7 @@ class Pipeline:
         machine = stream.alerts[AlertKind.ANOMALY]
         budget = stream.budget
         threshold, before = budget.threshold, machine.progress
-        names = stream.decoder.tiles
+        names = stream.sight.decoder.tiles
         tile = int(found.part_scores.sum(axis=(1, 2)).argmax())
         transition = judge(
             budget,
@@ -559,12 +560,12 @@ class Pipeline:
         if machine.state is AlertState.INACTIVE:
             stream.release()
         else:
-            stream.keep(machine.current_id, firing=machine.state is AlertState.FIRING)
+            stream.sight.keep(machine.current_id, firing=machine.state is AlertState.FIRING)
         outcome.decided.append(Decided(stream.name, found, machine.state))
         self._observer.decided(stream.name, found, now)
         if transition is not None:
             since = stream.unlike_since(found, transition.started_at)
-            told = picture_evidence(found, names, stream.nearest(tile), since, transition.started_at)
+            told = picture_evidence(found, names, stream.sight.nearest(tile), since, transition.started_at)
             self._publish(stream, transition, now, outcome, told, found.score, threshold)
             if transition.event is not AlertEvent.CLEARED:
                 self.draw(stream, outcome)
@@ -573,7 +574,7 @@ class Pipeline:
     @staticmethod
     def draw(stream: PictureStream, outcome: Outcome) -> bool:
         """Draw where the newest picture is odd; tell whether there is one."""
-        drawn = stream.heat()
+        drawn = stream.sight.heat()
         if drawn is None:
             return False
         stream.heatmap = heatmap_png(*drawn)

@@ -23,7 +23,7 @@ from agent.stream import SensorStream
 if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment, Frame, Sample
-    from agent.picture_stream import Looked
+    from agent.picture_sight import Looked
     from agent.stream import Stream
 
 MAX_STREAMS: Final = 32  # whose values are kept; of the others alerts and alarms are counted

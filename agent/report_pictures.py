@@ -18,7 +18,8 @@ from agent.report_parts import History, ToldAlert, seconds
 
 if TYPE_CHECKING:
     from agent.core.types import Frame
-    from agent.picture_stream import Looked, PictureStream
+    from agent.picture_sight import Looked
+    from agent.picture_stream import PictureStream
 
 RECENT: Final = 400  # pictures, to show an alert's nearest references
 RECENT_SIDE: Final = 96  # pixels at most
@@ -69,7 +70,7 @@ class PictureHistory(History[PictureAlert]):
             self.judged(at, found.score, threshold, turned=self._turned)
             self._turned = False
         if self.kept:
-            whole = self.stream.whole(frames)
+            whole = self.stream.sight.whole(frames)
             self.recent.append((at, jpeg(whole, RECENT_SIDE)))
             self._look_for_alerts(whole)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.core.budget import BudgetControl
     from agent.core.detector import StreamDetector
     from agent.core.types import F32, Assessment, Budget, Sample
-    from agent.picture_stream import Looked
+    from agent.picture_sight import Looked
     from agent.ports import Encoder, InboundMessage
 
 SNAPSHOT_SCHEMA: Final = 6

@@ -19,7 +19,8 @@ from converter.pretrain.corpus import EVENT_POINTS, LENGTH, history_points
 if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment, Frame
-    from agent.picture_stream import Looked, PictureStream
+    from agent.picture_sight import Looked
+    from agent.picture_stream import PictureStream
     from agent.stream import SensorStream, Stream
 
 NEW: Final = 256  # points of an own example's new part: it has to fit into an hour of readings a second apart
