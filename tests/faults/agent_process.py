@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sqlite3
 import struct
@@ -29,6 +30,7 @@ class AgentProcess:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
+        self.url = url
         self.port = free_port()
         self.disk = folder / "disk"
         self.disk.mkdir(parents=True)
@@ -76,6 +78,20 @@ streams:
                  "run", "--config", str(self.config)],
                 stderr=log, stdout=log, start_new_session=True,
             )  # fmt: skip
+
+    @contextlib.contextmanager
+    def twin(self):  # type: ignore[no-untyped-def]
+        """Have a second agent of our id, as from a copied card, with nothing learnt. What it acknowledges counts."""
+        twin = AgentProcess(self.folder / "twin", self.url)
+        twin.start()
+        try:
+            yield twin
+        finally:
+            twin.close()
+        twin.look()
+        self.processed += twin.processed
+        self.acknowledged += twin.acknowledged
+        shutil.rmtree(self.folder / "twin")
 
     def end(self, number: int) -> int:
         """Send a signal that ends it, and return its exit code."""

@@ -215,6 +215,14 @@ def _suspended(scene: Scene) -> None:
     scene.agent.popen.send_signal(signal.SIGCONT)
 
 
+def _second_agent(scene: Scene) -> None:
+    """Let another one of our id in. They throw each other out until it ends."""
+    name = 'redshank_trouble{trouble="client_id"}'
+    with scene.agent.twin() as twin:
+        wait_until(lambda: 1.0 in (scene.agent.metric(name), twin.metric(name)), 60, "for the trouble to be told")
+        scene.wait(0.0, 4.0)
+
+
 def _full_disk(scene: Scene) -> None:
     with scene.agent.full_disk():
         scene.wait(1.0, 4.0)
@@ -327,6 +335,7 @@ FAULTS: Final = (
     Fault("agent killed while it starts", _killed_in_its_first_second, kills=True),
     Fault("agent stopped and started", _terminated),
     Fault("agent suspended", _suspended),
+    Fault("two agents of one id", _second_agent, gap=True),
     Fault("disk full", _full_disk),
     Fault("disk full, agent killed", _killed_on_a_full_disk, kills=True, calm=True, full_disk=True),
     Fault("disk full at the start", _started_on(lambda agent: agent.full_disk())),

@@ -12,7 +12,7 @@ TAKEN_OVER: Final = 142  # MQTT 5, section 3.14.2.1: another connection has begu
 SOON_S: Final = 5.0
 SUSPICIOUS: Final = 3  # connections in a row that ended soon and without a word
 CALM_S: Final = 120.0  # a connection that lasts so long is not fought for
-MAX_YIELD_S: Final = 60.0  # less than CALM_S: while both are there, neither has the id for that long
+MAX_YIELD_S: Final = 8.0  # ready again within 10 s of a rival's end; less than CALM_S: neither has the id for that long
 
 
 class Rivalry:

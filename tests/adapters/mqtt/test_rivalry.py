@@ -57,7 +57,7 @@ def test_the_field_is_left_for_longer_each_time_and_never_for_as_long_as_calm_ta
 
 
 def test_longer_waits_do_not_look_like_peace():
-    """With MQTT 3.1.1 both leave each other the field for a minute: their connections last, and end without a word."""
+    """With MQTT 3.1.1 both leave each other the field for seconds: their connections last, and end without a word."""
     rivalry, now = Rivalry(), 0.0
     for _ in range(SUSPICIOUS):
         now = fight(rivalry, now, 0.1)
