@@ -467,14 +467,13 @@ class Agent(MqttEvents):
         encoder = self.encoders.former(stream, signature)
         if encoder is None:
             return False
-        assert isinstance(stream, SensorStream)
         self.pipeline.use(stream, encoder)
         return True
 
     def _models_of(self, name: str) -> set[str]:
         """Return the digests of the models that the streams have which name an encoder: some may be behind."""
-        sensors = [one for one in self.pipeline.streams.values() if isinstance(one, SensorStream)]
-        return {one.encoder.digest for one in sensors if one.encoder and one.settings.encoder_name == name}
+        streams = self.pipeline.streams.values()
+        return {one.encoder.digest for one in streams if one.encoder and one.settings.encoder_name == name}
 
     def _change_encoder(self, new: NewVersion) -> None:
         """Go on with another version of an encoder: its streams are carried over one after the other."""
@@ -489,13 +488,14 @@ class Agent(MqttEvents):
         )
 
     def _carry_over(self) -> bool:
-        """Go on with that for a moment; tell whether there is more to do at once."""
-        until, busy = monotonic() + _CARRY_OVER_S, True
-        while busy and monotonic() < until:
+        """Go on with that until a message waits, or for a moment; tell whether there is more to do at once."""
+        until, busy, begun = monotonic() + _CARRY_OVER_S, True, False
+        while busy and monotonic() < until and not (begun and self.inbox):
+            begun = True
             switched, busy = self.pipeline.advance()
             for stream in switched:
                 logger.info("stream %s goes on with encoder %s", stream.name, stream.encoder_tag)
-            self._store_changes(list(switched))
+            self._store_changes([stream for stream in switched if isinstance(stream, SensorStream)])
         if not self.pipeline.carry_over.left:
             self.encoders.forget_former()
         self.telemetry.streams_behind.set(self.pipeline.carry_over.left)

@@ -1,4 +1,4 @@
-"""Carries streams of readings over to another version of their encoder: embedded anew, in shadow, then switched.
+"""Carries streams over to another version of their encoder: embedded anew, in shadow, then switched.
 
 One version after the other decides; no decision is left out, and none is made twice. A stream's alerts, their ids and
 what its budget counted do not notice.
@@ -14,7 +14,8 @@ import msgspec
 from agent.core.alerting import AlertKind, AlertState
 from agent.core.succession import Succession
 from agent.core.types import Mode
-from agent.stream import Heir, SensorStream, embedded, version_of
+from agent.picture_stream import PictureStream
+from agent.stream import Heir, SensorStream, embedded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from agent.core.bank import DetectorBank, WarmUpPart
     from agent.core.detector import Due
     from agent.core.types import Assessment
+    from agent.picture_heir import PictureHeir
     from agent.ports import Encoder, PictureEncoder
     from agent.room import Room
     from agent.stream import Stream
@@ -31,10 +33,15 @@ logger = logging.getLogger(__name__)
 
 SHADOW_DECISIONS: Final = 100  # that the new version makes beside the old one, at least
 CALM_DECISIONS: Final = 32  # of these, the last: none of them odd
+_TOO_LITTLE_AT_HAND: Final = (
+    "stream %s keeps the version of its encoder %s that it has: in mode frozen nothing new is learnt, and too few of "
+    "the %s that it learnt from are at hand; prime it anew"
+)
+_BUG: Final = "a bug in this program keeps stream %s with the version that it has"
 
 
 class _Work(msgspec.Struct):
-    """A stream whose references are being embedded anew."""
+    """A stream of readings whose references are being embedded anew."""
 
     stream: SensorStream
     encoder: Encoder
@@ -57,7 +64,7 @@ class CarryOver:
         room: Room,
     ) -> None:
         self._streams, self._encoders, self._bank, self._room = streams, encoders, bank, room
-        self._behind: list[SensorStream] = []
+        self._behind: list[Stream] = []
         self._work: _Work | None = None
 
     @property
@@ -70,33 +77,33 @@ class CarryOver:
         """Return the ids of banks that are worked on, and that no stream uses yet."""
         return set() if self._work is None else {id(self._work.bank)}
 
-    def add(self, stream: SensorStream) -> None:
+    def add(self, stream: Stream) -> None:
         """Know of a stream that began with another version than the newest one."""
         if self._is_behind(stream) and stream not in self._behind:
             self._behind.append(stream)
 
     def look(self) -> None:
         """Find the streams that are to be carried over: encoders or streams have changed."""
-        self._behind = [one for one in self._streams.values() if isinstance(one, SensorStream) and self._is_behind(one)]
+        self._behind = [one for one in self._streams.values() if self._is_behind(one)]
         for stream in self._streams.values():
-            if isinstance(stream, SensorStream) and stream.heir is not None and not self._wants(stream, stream.heir):
+            if stream.heir is not None and not self._wants(stream, stream.heir.encoder):
                 stream.disown()
         self._weigh()
 
-    def _target(self, stream: SensorStream) -> Encoder | None:
-        return cast("Encoder | None", self._encoders().get(stream.settings.encoder_name))
+    def _target(self, stream: Stream) -> Encoder | PictureEncoder | None:
+        return self._encoders().get(stream.settings.encoder_name)
 
-    def _is_behind(self, stream: SensorStream) -> bool:
+    def _is_behind(self, stream: Stream) -> bool:
         target = self._target(stream)
         if target is None or stream.encoder is None or stream.declined is target:
             return False
-        return version_of(target) != version_of(stream.encoder)
+        return stream.signature_with(target) != stream.signature
 
-    def _wants(self, stream: SensorStream, heir: Heir) -> bool:
-        target = self._target(stream)
-        return self._is_behind(stream) and target is not None and version_of(heir.encoder) == version_of(target)
+    def _wants(self, stream: Stream, encoder: Encoder | PictureEncoder) -> bool:
+        """Tell whether a stream is to be carried over to what is the same as this encoder."""
+        return self._is_behind(stream) and stream.signature_with(self._target(stream)) == stream.signature_with(encoder)
 
-    def advance(self, agent: AgentSettings) -> tuple[list[SensorStream], bool]:
+    def advance(self, agent: AgentSettings) -> tuple[list[Stream], bool]:
         """Do a little, between two batches; return which streams were switched, and whether there is more to do now."""
         self._behind = [stream for stream in self._behind if self._streams.get(stream.name) is stream]
         if not self._behind:
@@ -106,31 +113,41 @@ class CarryOver:
         switched = [stream for stream in self._behind if self._switch(stream)]
         if switched:
             self._behind = [stream for stream in self._behind if self._is_behind(stream)]
-        busy = self._prepare() or self._begin(agent)
+        busy = self._look_on() or self._prepare() or self._begin(agent)
         self._weigh()
         return switched, busy
 
-    def _switch(self, stream: SensorStream) -> bool:
-        """Let a stream's heir take its place, where that is ready; tell whether it did."""
-        if not stream.learnt:
-            target = self._target(stream)
-            assert target is not None
-            bank = self._bank(stream.settings, target)
+    def _switch(self, stream: Stream) -> bool:
+        """Let a stream's heir take its place, where that is ready, or was not needed; tell whether it did."""
+        target = self._target(stream)
+        if isinstance(stream, PictureStream):
+            if stream.blank:
+                stream.use(cast("PictureEncoder", target))
+                return True
+        elif isinstance(stream, SensorStream) and not stream.learnt:
+            encoder = cast("Encoder", target)
+            bank = self._bank(stream.settings, encoder)
             detector = bank.detector()
             detector.grid, detector.scale = stream.detector.grid, stream.detector.scale
-            stream.heir = Heir(target, bank, detector)
-        elif stream.heir is None or not self._is_ready(stream, stream.heir):
+            stream.heir = Heir(encoder, bank, detector)
+            stream.inherit()
+            return True
+        if stream.heir is None or not _is_ready(stream, stream.heir):
             return False
         stream.inherit()
         return True
 
-    @staticmethod
-    def _is_ready(stream: SensorStream, heir: Heir) -> bool:
-        machine = stream.alerts[AlertKind.ANOMALY]
-        calm = heir.decisions >= SHADOW_DECISIONS and heir.calm >= CALM_DECISIONS
-        if not calm or machine.state is not AlertState.INACTIVE:
-            return False
-        return heir.bank.knows_enough(heir.detector, stream.bank, stream.detector)
+    def _look_on(self) -> bool:
+        """Let the heir of a stream of pictures look at one that waits for it; tell whether there was one."""
+        for stream in self._behind:
+            if isinstance(stream, PictureStream) and stream.heir is not None and stream.heir.waiting:
+                try:
+                    stream.heir.look(stream.interval_s)
+                except Exception:
+                    logger.exception(_BUG, stream.name)
+                    self._decline(stream)
+                return True
+        return False
 
     def _prepare(self) -> bool:
         """Embed some windows of the stream that is worked on; tell whether there is one."""
@@ -151,35 +168,37 @@ class CarryOver:
                 if not work.succession.at_once:
                     return True
         except Exception:
-            logger.exception("a bug in this program keeps stream %s with the version that it has", stream.name)
+            logger.exception(_BUG, stream.name)
             self._work = None
-            self._decline(stream, work.encoder)
+            self._decline(stream)
             return True
         self._work = None
         heir = work.succession.heir
         assert heir is not None
         if stream.settings.mode is Mode.FROZEN and not work.bank.remembers(heir, stream.bank, stream.detector):
             work.bank.release(heir)
-            self._decline(stream, work.encoder)
-            logger.warning(
-                "stream %s keeps the version of its encoder %s that it has: in mode frozen nothing new is learnt, and "
-                "too few of the readings that it learnt from are at hand; prime it anew",
-                stream.name,
-                work.encoder.name,
-            )
+            self._decline(stream)
+            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, "readings")
             return True
         stream.heir = Heir(work.encoder, work.bank, heir)
+        self._tell(stream, work.bank.reference_size(heir))
+        return True
+
+    @staticmethod
+    def _tell(stream: Stream, count: int) -> None:
+        assert stream.heir is not None
         logger.info(
             "stream %s: %d references were embedded anew for encoder %s %.12s, which decides in its shadow now",
             stream.name,
-            work.bank.reference_size(heir),
-            work.encoder.name,
-            work.encoder.digest,
+            count,
+            stream.heir.encoder.name,
+            stream.heir.encoder.digest,
         )
-        return True
 
-    def _decline(self, stream: SensorStream, encoder: Encoder) -> None:
-        stream.declined = encoder
+    def _decline(self, stream: Stream) -> None:
+        """Let a stream stay with the version that it has."""
+        stream.disown()
+        stream.declined = self._target(stream)
         self._behind.remove(stream)
 
     def _begin(self, agent: AgentSettings) -> bool:
@@ -190,20 +209,37 @@ class CarryOver:
                 continue
             if heirs and self._room.left(agent) - self._room.twice < stream.bytes:
                 return False
-            target = self._target(stream)
-            assert target is not None
-            bank = self._bank(stream.settings, target)
-            succession = Succession(stream.bank, stream.detector, bank)
-            self._work = _Work(stream, target, bank, succession, succession.parts())
+            if isinstance(stream, PictureStream):
+                self._begin_pictures(stream)
+            elif isinstance(stream, SensorStream):
+                target = cast("Encoder", self._target(stream))
+                bank = self._bank(stream.settings, target)
+                succession = Succession(stream.bank, stream.detector, bank)
+                self._work = _Work(stream, target, bank, succession, succession.parts())
             return True
         return False
 
+    def _begin_pictures(self, stream: PictureStream) -> None:
+        target = cast("PictureEncoder", self._target(stream))
+        stream.beget(target)
+        assert stream.heir is not None
+        if stream.settings.mode is Mode.FROZEN and not stream.heir.sight.learnt:
+            self._decline(stream)
+            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, target.name, "pictures")
+            return
+        self._tell(stream, stream.heir.sight.reference_fill)
+
     def _weigh(self) -> None:
         """Tell how much memory is taken twice."""
-        twice = {id(one): one for one in self._behind if one.heir is not None}
+        twice: dict[int, Stream] = {id(one): one for one in self._behind if one.heir is not None}
         if self._work is not None:
             twice[id(self._work.stream)] = self._work.stream
         self._room.twice = sum(one.bytes for one in twice.values())
+
+
+def _is_ready(stream: Stream, heir: Heir | PictureHeir) -> bool:
+    calm = heir.decisions >= SHADOW_DECISIONS and heir.calm >= CALM_DECISIONS
+    return calm and stream.alerts[AlertKind.ANOMALY].state is AlertState.INACTIVE and stream.heir_is_ready()
 
 
 def follow(stream: SensorStream, due: Due, found: Assessment) -> None:

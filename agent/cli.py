@@ -424,10 +424,10 @@ def _roll_back(options: argparse.Namespace) -> int:
 
     configuration = load_configuration(options.config or DEFAULT_CONFIG)
     name = options.rollback
-    named = sorted(one for one, of_pictures in named_encoders(configuration) if "/" in one and not of_pictures)
+    named = sorted({one for one, _ in named_encoders(configuration) if "/" in one})
     if name not in named:
         raise BundleError(
-            f"--rollback: expected an encoder of readings that the configuration names by a path "
+            f"--rollback: expected an encoder that the configuration names by a path "
             f"({', '.join(named) or 'it names none'}), found {name!r}"
         )
     versions = EncoderVersions(options.state or Path(configuration.agent.state_dir))

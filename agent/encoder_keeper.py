@@ -1,4 +1,4 @@
-"""Which version of each encoder of readings is used, and which ones are kept: at a start, and when one is replaced."""
+"""Which version of each encoder is used, and which ones are kept: at a start, and when one is replaced."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agent.adapters.tflite import load_encoder
 from agent.bundle import find_bundle, load_bundle
 from agent.encoder_check import check_encoder, check_in_process
-from agent.encoder_loading import NewChoices, load_best, named_encoders, was_loaded
+from agent.encoder_loading import NewChoices, load_any, named_encoders
 from agent.encoder_versions import EncoderVersions
 from agent.encoder_watch import EncoderWatch, NewVersion
 from agent.errors import BundleError
-from agent.stream import SensorStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,10 +19,11 @@ if TYPE_CHECKING:
 
     from agent.adapters.store import Store
     from agent.adapters.telemetry import Telemetry
+    from agent.adapters.tflite import TfliteEncoder, TflitePictureEncoder
     from agent.bundle import Bundle
     from agent.config import Configuration
     from agent.disk import Disk
-    from agent.ports import Encoder
+    from agent.ports import Encoder, PictureEncoder
     from agent.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class EncoderKeeper:
     ) -> None:
         self._configuration, self._store, self._disk, self._used = configuration, store, disk, used
         self._versions = EncoderVersions(store.directory)
-        self._former: dict[str, list[Encoder]] = {}  # versions that snapshots may be of, loaded
+        self._former: dict[str, list[Encoder | PictureEncoder]] = {}  # versions that snapshots may be of, loaded
         self._unkept: dict[str, Bundle] = {}  # what is used, as it was loaded, and not on disk yet
         self.watch = EncoderWatch(self.names, self.load, wake, telemetry)
 
@@ -60,8 +59,8 @@ class EncoderKeeper:
         return load_bundle(path, self._trusted if "/" in name else ())
 
     def names(self) -> list[str]:
-        """Return the names of the encoders of readings; those of pictures are read at a start."""
-        return [name for name, of_pictures in named_encoders(self._configuration()) if not of_pictures]
+        """Return the names of all encoders that streams name."""
+        return sorted({name for name, _ in named_encoders(self._configuration())})
 
     def load(self, name: str) -> NewVersion:
         """Load the bundle that has that name now, and check it. Raises BundleError. In any thread.
@@ -74,7 +73,7 @@ class EncoderKeeper:
 
     def _checked(self, name: str, bundle: Bundle) -> NewVersion:
         choices = NewChoices(self._store)
-        encoder = load_best(bundle, load_encoder, choices)
+        encoder = load_any(bundle, choices)
         check_encoder(bundle, encoder)
         return NewVersion(name, bundle, encoder, choices.made)
 
@@ -83,8 +82,6 @@ class EncoderKeeper:
 
         Raises BundleError where there is none to go on with.
         """
-        if name not in self.names():
-            return self.find_new(name)
         try:
             bundle = self.find_new(name)
             if "/" not in name and self._versions.paths(name) and not self._versions.has(name, bundle):
@@ -101,9 +98,7 @@ class EncoderKeeper:
         That is tried in a process of its own, unless it was used before, or came with the package.
         """
         bundle = find_bundle(name, self._trusted)
-        of_pictures = bundle.manifest.kind == "image"  # their versions are not kept
-        used = was_loaded(bundle, self._store) if of_pictures else self._versions.has(name, bundle)
-        if "/" in name and not used:
+        if "/" in name and not self._versions.has(name, bundle):
             check_in_process(bundle)
         return bundle
 
@@ -140,9 +135,9 @@ class EncoderKeeper:
                 if stored:
                     del self._unkept[name]
 
-    def former(self, stream: Stream, signature: object) -> Encoder | None:
+    def former(self, stream: Stream, signature: object) -> Encoder | PictureEncoder | None:
         """Return the kept version of a stream's encoder that a snapshot with this signature was made with, if any."""
-        if not isinstance(stream, SensorStream) or stream.encoder is None:
+        if stream.encoder is None:
             return None
         told = signature if isinstance(signature, dict) else {}
         versions = {key: told.get(key) for key in ("encoder", "runtime")}
@@ -150,13 +145,13 @@ class EncoderKeeper:
             return None  # other settings: no version would help
         name = stream.settings.encoder_name
         if name not in self._former:
-            self._former[name] = list(self._load_kept(name))
+            self._former[name] = [one for one in self._load_kept(name) if isinstance(one, type(stream.encoder))]
         return next((one for one in self._former[name] if stream.signature_with(one) == signature), None)
 
-    def _load_kept(self, name: str) -> Iterator[Encoder]:
+    def _load_kept(self, name: str) -> Iterator[TfliteEncoder | TflitePictureEncoder]:
         for path in self._versions.paths(name):
             try:
-                yield load_best(self._load_version(name, path), load_encoder, NewChoices(self._store))
+                yield load_any(self._load_version(name, path), NewChoices(self._store))
             except BundleError as error:
                 logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, error)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from agent.adapters.tflite import TfliteModel, installed_runtimes
+from agent.adapters.tflite import (
+    TfliteEncoder,
+    TfliteModel,
+    TflitePictureEncoder,
+    installed_runtimes,
+    load_encoder,
+    load_picture_encoder,
+)
 from agent.config import NO_ENCODER, ImageSettings
 from agent.encoder_choice import chosen, read_choices
 
@@ -68,9 +75,11 @@ def load_best(
     return encoder
 
 
-def was_loaded(bundle: Bundle, store: Choices) -> bool:
-    """Tell whether the variants of a bundle were loaded before, on the runtimes that there are."""
-    return store.choice(_question(bundle)) is not None
+def load_any(bundle: Bundle, store: Choices | None) -> TfliteEncoder | TflitePictureEncoder:
+    """Return the best variant of a bundle of either kind. Raises BundleError."""
+    if bundle.manifest.kind == "image":
+        return load_best(bundle, load_picture_encoder, store)
+    return load_best(bundle, load_encoder, store)
 
 
 def _question(bundle: Bundle) -> str:

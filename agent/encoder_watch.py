@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.adapters.telemetry import Telemetry
-    from agent.adapters.tflite import TfliteEncoder
+    from agent.adapters.tflite import TfliteEncoder, TflitePictureEncoder
     from agent.bundle import Bundle
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class NewVersion(msgspec.Struct, frozen=True):
 
     name: str
     bundle: Bundle
-    encoder: TfliteEncoder
+    encoder: TfliteEncoder | TflitePictureEncoder
     choices: dict[str, str]
 
 

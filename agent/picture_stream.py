@@ -6,17 +6,18 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.adapters.payload import PayloadRejected, RejectReason
-from agent.core.alerting import AlertKind, FrozenPolicy
+from agent.core.alerting import AlertKind, AlertState, FrozenPolicy
 from agent.core.budget import BudgetControl
 from agent.core.picture_health import PictureFault
 from agent.core.types import Mode
+from agent.picture_heir import PictureHeir, Shown
 from agent.picture_sight import Looked, PictureSight
-from agent.stream import Stream
+from agent.stream import Stream, tag_of
 
 if TYPE_CHECKING:
     from agent.config import ImageSettings
     from agent.core.types import F32, Frame
-    from agent.ports import PictureEncoder
+    from agent.ports import InboundMessage, PictureEncoder
 
 PICTURE_SCHEMA: Final = 2
 FAULTS: Final = {
@@ -35,12 +36,17 @@ class PictureStream(Stream):
 
     settings: ImageSettings
     assessment: Looked | None
+    encoder: PictureEncoder
+    heir: PictureHeir | None
 
     def __init__(
         self, name: str, topic: str, settings: ImageSettings, encoder: PictureEncoder, agent: str, max_bytes: int
     ) -> None:
         super().__init__(name, topic, settings, agent, (encoder.name, encoder.digest), tuple(FAULTS.values()))
+        self.encoder, self.heir = encoder, None
+        self._max_bytes = max_bytes
         self.sight = PictureSight(settings, encoder, max_bytes)
+        self._saved_heir: dict[str, Any] | None = None  # of an earlier run, for when its encoder is here
         self.heatmap: bytes | None = None  # of the last alert, PNG
         self._begin()
 
@@ -52,11 +58,6 @@ class PictureStream(Stream):
         self._older = 0
         self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
         self._configured = False
-
-    @property
-    def encoder(self) -> PictureEncoder:
-        """Return the version of the encoder that decides."""
-        return self.sight.encoder
 
     def too_soon(self, now: float) -> bool:
         """Tell whether a picture that arrives now comes before the next one is wanted."""
@@ -150,15 +151,14 @@ class PictureStream(Stream):
         """Return the memory that the stream takes, about."""
         return self.sight.bytes
 
-    @property
-    def signature(self) -> dict[str, Any]:
-        """Return what a snapshot must agree with to be resumed."""
+    def signature_with(self, encoder: PictureEncoder) -> dict[str, Any]:
+        """Return the signature that the stream has with an encoder."""
         settings = self.settings
         return {
             "schema": PICTURE_SCHEMA,
             "kind": "image",
-            "runtime": self.encoder.runtime,
-            "encoder": self.encoder.digest,
+            "runtime": encoder.runtime,
+            "encoder": encoder.digest,
             "region": [float(one) for one in settings.region],
             "ignore": [[[float(x) for x in corner] for corner in polygon] for polygon in settings.ignore],
             "tiles": list(settings.tiles),
@@ -173,8 +173,60 @@ class PictureStream(Stream):
         interval = self.interval_s
         return {"tiles": list(self.sight.decoder.tiles), "interval_s": None if interval is None else round(interval, 3)}
 
+    @property
+    def blank(self) -> bool:
+        """Tell whether nothing was learnt that another version of the encoder would have to learn again."""
+        return not self.learnt and (self._pictures == 0 or self.settings.mode is Mode.FROZEN)
+
+    def use(self, encoder: PictureEncoder) -> None:
+        """Begin with another version of the encoder: nothing was learnt yet, or it is given up."""
+        self.disown()
+        self._see_with(PictureSight(self.settings, encoder, self._max_bytes))
+
+    def _see_with(self, sight: PictureSight) -> None:
+        self.sight, self.encoder = sight, sight.encoder
+        self.encoder_tag = tag_of((sight.encoder.name, sight.encoder.digest))
+
+    def beget(self, encoder: PictureEncoder) -> None:
+        """Have an heir with another version of the encoder, which learns from now on, or goes on where one was."""
+        sight = PictureSight(self.settings, encoder, self._max_bytes)
+        self.heir = PictureHeir(sight, self.sight, self._budget, self._interval_known())
+        saved, self._saved_heir = self._saved_heir, None
+        if saved is not None and saved["signature"] == self.signature_with(encoder):
+            self.heir.restore(saved)
+
+    def show(self, message: InboundMessage, frames: list[Frame], found: Looked | None) -> None:
+        """Have the heir, if there is one, look later at a healthy picture that was just decided on."""
+        if self.heir is None:
+            return
+        machine = self.alerts[AlertKind.ANOMALY]
+        calm = machine.state is AlertState.INACTIVE
+        normal = None if found is None else [one.admitted for one in found.tiles]
+        alert, firing = "" if calm else machine.current_id, machine.state is AlertState.FIRING
+        self.heir.waiting.append(Shown(frames, message.payload, message.received_at, normal, alert, firing))
+
+    def heir_is_ready(self) -> bool:
+        """Tell whether the heir, which there must be, knows enough, and no camera shows nothing just now."""
+        assert self.heir is not None
+        faulty = any(self.alerts[kind].state is not AlertState.INACTIVE for kind in FAULTS.values())
+        return not faulty and self.heir.equals(self.sight)
+
+    def inherit(self) -> None:
+        """Go on as the heir, which there must be; alerts and all that messages told stand as they are."""
+        heir, self.heir = self.heir, None
+        assert heir is not None
+        heir.budget.succeed(self._budget)
+        self._budget, self._configured = heir.budget, True
+        self._see_with(heir.sight)
+        self._whole = None  # what is on disk is of the old one
+
+    def disown(self) -> None:
+        """Let the heir go, if there is one."""
+        self.heir = self._saved_heir = None
+
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
+        self.disown()
         self.sight.begin_anew()
         self._begin()
 
@@ -187,7 +239,12 @@ class PictureStream(Stream):
             "clock": [self._first_at, self._last_at, self._pictures],
             "odd": [list(one) for one in self._odd],
             "heatmap": self.heatmap,
+            "heir": self._heir_so_far(),
         }
+
+    def _heir_so_far(self) -> dict[str, Any] | None:
+        heir = self.heir
+        return self._saved_heir if heir is None else {"signature": self.signature_with(heir.encoder), **heir.snapshot()}
 
     def _interval_known(self) -> float | None:
         return (self.interval_s or 1.0) if self._configured else None
@@ -210,6 +267,7 @@ class PictureStream(Stream):
         self._first_at, self._last_at, self._pictures = saved["clock"]
         self._odd.extend((at, score) for at, score in saved["odd"])
         self.heatmap = saved["heatmap"]
+        self._saved_heir = saved.get("heir")
 
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's pictures are still kept, so that it can be accepted."""
@@ -221,15 +279,32 @@ class PictureStream(Stream):
 
     def accept(self, alert: str) -> int:
         """Learn an alert's pictures; return how many."""
-        return self.sight.accept(alert)
+        count = self.sight.accept(alert)
+        if self.heir is not None:
+            self.heir.accept(alert)
+            self.heir.begin_calibration(self._budget, self._interval_known())
+        return count
+
+    def confirm(self, alert: str) -> bool:
+        """Take back what a true alarm counted; tell whether that was to be done. The budget must know the alert."""
+        done = super().confirm(alert)
+        if self.heir is not None:
+            self.heir.begin_calibration(self._budget, self._interval_known())
+        return done
 
     def forget_alert(self, alert: str) -> int:
         """Take out what accepting an alert let in; return how many pictures. Raises TooFewLeftError."""
-        return self.sight.forget_alert(alert)
+        count = self.sight.forget_alert(alert)
+        if self.heir is not None and not self.heir.forget(lambda sight: sight.forget_alert(alert)):
+            self.disown()
+        return count
 
     def forget_span(self, begin: float, end: float) -> int:
         """Take out the pictures of a time span; return how many. Raises TooFewLeftError."""
-        return self.sight.forget_span(begin, end)
+        count = self.sight.forget_span(begin, end)
+        if self.heir is not None and not self.heir.forget(lambda sight: sight.forget_span(begin, end)):
+            self.disown()
+        return count
 
     def release(self) -> None:
         """Let go what was kept for an alert that is no longer pending or firing."""

@@ -312,22 +312,26 @@ class Pipeline:
         self.room.reset()
         return done
 
-    def change_encoder(self, name: str, encoder: Encoder) -> int:
+    def change_encoder(self, name: str, encoder: Encoder | PictureEncoder) -> int:
         """Have the streams that name an encoder carried over to another version; return how many those are."""
         self.encoders = {**self.encoders, name: encoder}
         self.carry_over.look()
         return self.carry_over.left
 
-    def advance(self) -> tuple[list[SensorStream], bool]:
+    def advance(self) -> tuple[list[Stream], bool]:
         """Go on with carrying streams over, between two batches; return which were switched, and whether to go on."""
         switched, busy = self.carry_over.advance(self._configuration.agent)
         if switched:
             self._forget_banks()
         return switched, busy
 
-    def use(self, stream: SensorStream, encoder: Encoder) -> None:
+    def use(self, stream: Stream, encoder: Encoder | PictureEncoder) -> None:
         """Let a stream that has learnt nothing yet begin with another version of its encoder: that of its snapshot."""
-        stream.use(encoder, self._bank(stream.settings, encoder))
+        if isinstance(stream, PictureStream):
+            stream.use(cast("PictureEncoder", encoder))
+        elif isinstance(stream, SensorStream):
+            windows = cast("Encoder", encoder)
+            stream.use(windows, self._bank(stream.settings, windows))
         self.carry_over.add(stream)
 
     def _forget_banks(self) -> None:
@@ -340,10 +344,11 @@ class Pipeline:
     def _renewed(self, old: Stream, settings: StreamSettings, now: float, outcome: Outcome) -> tuple[Stream, Fate]:
         """Return the stream that takes the place of one whose settings were others, and whether it learns anew."""
         stream = self._make(old.name, old.topic, settings)
-        if isinstance(stream, SensorStream) and isinstance(old, SensorStream) and old.encoder is not None:
+        if type(stream) is type(old) and old.encoder is not None:
             if settings.encoder_name == old.settings.encoder_name:
                 self.use(stream, old.encoder)  # it is carried over later, if that is an earlier version
-            old.disown()
+            if isinstance(old, SensorStream):
+                old.disown()
         kept = stream.signature == old.signature
         if not kept:
             kinds = [kind for kind in old.alerts if kind is not AlertKind.SILENT]
@@ -524,6 +529,7 @@ class Pipeline:
             threshold = stream.budget.threshold
             if found is not None:
                 self._decide_picture(stream, found, now, outcome)
+            stream.show(message, frames, found)
         if self.tap is not None:
             self.tap.pictured(stream, frames, found, threshold)
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from agent.core.budget import BudgetControl
     from agent.core.detector import StreamDetector
     from agent.core.types import F32, Assessment, Budget, Sample
+    from agent.picture_heir import PictureHeir
     from agent.picture_sight import Looked
-    from agent.ports import Encoder, InboundMessage
+    from agent.ports import Encoder, InboundMessage, PictureEncoder
 
 SNAPSHOT_SCHEMA: Final = 6
 WHOLE_BYTES_A_DAY: Final = 25_000_000  # that whole snapshots of one stream may have, on an SD card
@@ -64,8 +65,30 @@ class Stream(ABC):
         self._spoke_s: float | None = None  # when it was last heard since the start
         self._beat_s: float | None = None  # between two messages, smoothed
         self.assessment: Assessment | Looked | None = None
+        self.declined: Encoder | PictureEncoder | None = None  # the version that it cannot be carried over to
         self._share: Budget | None = None  # of the agent's budget
         self._whole: tuple[float, int, bool] | None = None  # the last whole snapshot: when, bytes, whether learnt
+
+    # What may be another version of the same encoder soon
+
+    encoder: Encoder | PictureEncoder | None
+    heir: Heir | PictureHeir | None
+
+    @abstractmethod
+    def heir_is_ready(self) -> bool:
+        """Tell whether the heir, which there must be, knows enough to take the stream's place."""
+
+    @abstractmethod
+    def inherit(self) -> None:
+        """Go on as the heir, which there must be; alerts and all that messages told stand as they are."""
+
+    @abstractmethod
+    def disown(self) -> None:
+        """Let the heir go, if there is one."""
+
+    @abstractmethod
+    def signature_with(self, encoder: Any) -> dict[str, Any]:
+        """Return what a snapshot must agree with that was made with this version of the encoder."""
 
     @property
     @abstractmethod
@@ -93,9 +116,9 @@ class Stream(ABC):
         """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
 
     @property
-    @abstractmethod
     def signature(self) -> dict[str, Any]:
         """Return what a snapshot must agree with to be resumed."""
+        return self.signature_with(self.encoder)
 
     @abstractmethod
     def details(self) -> dict[str, Any]:
@@ -265,6 +288,8 @@ class SensorStream(Stream):
 
     settings: SensorSettings
     assessment: Assessment | None
+    encoder: Encoder | None
+    heir: Heir | None
 
     def __init__(
         self,
@@ -279,8 +304,7 @@ class SensorStream(Stream):
         tag = (encoder.name, encoder.digest) if encoder else None
         super().__init__(name, topic, settings, agent, tag, (AlertKind.FROZEN,))
         self.encoder, self.bank = encoder, bank
-        self.heir: Heir | None = None
-        self.declined: Encoder | None = None  # the version that it cannot be carried over to
+        self.heir = None
         self.intake = make_intake(settings, max_bytes)
         self.detector = bank.detector(settings.channels)
         self.turns = 0  # of the grid, at the last decision
@@ -312,11 +336,6 @@ class SensorStream(Stream):
         """Return the memory that the stream takes, or will once it has learnt, and what its alerts hold."""
         channels = max(1, len(self.detector.grid.channels))
         return OBJECTS_BYTES + channels * self.bank.lane_bytes + self.detector.quarantine.bytes
-
-    @property
-    def signature(self) -> dict[str, Any]:
-        """Return what a snapshot must agree with to be resumed."""
-        return self.signature_with(self.encoder)
 
     def signature_with(self, encoder: Encoder | None) -> dict[str, Any]:
         """Return the signature that the stream has with an encoder."""
@@ -363,6 +382,11 @@ class SensorStream(Stream):
         """Begin with another version of the encoder, before anything was learnt."""
         self.encoder, self.bank, self.encoder_tag = encoder, bank, tag_of((encoder.name, encoder.digest))
         self.detector = bank.detector(self.settings.channels)
+
+    def heir_is_ready(self) -> bool:
+        """Tell whether the heir, which there must be, knows enough to take the stream's place."""
+        assert self.heir is not None
+        return self.heir.bank.knows_enough(self.heir.detector, self.bank, self.detector)
 
     def disown(self) -> None:
         """Let the heir go, if there is one: the stream has changed in a way that it does not know of."""

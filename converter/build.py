@@ -20,16 +20,16 @@ from tqdm import tqdm
 from agent.adapters.tflite import available_runtimes, in_order
 from agent.bundle import MANIFEST, SCHEMA_VERSION, VECTORS, Bundle, Manifest, Quantization, Tensor, Variant, load_bundle
 from agent.core.types import F32
+from agent.encoder_proof import positions_of, rows_of
 from agent.signing import SIGNATURE
 from converter.archive import write_npz
 from converter.gates import Gate, GateError
 from converter.network_files import NetworkFile
 from converter.quantize import AS_GIVEN, PRECISIONS, FloatModel, Ranges, quiet, uncovered
-from converter.ranking import rows_of
 from converter.representative import Samples
 from converter.sources import SourceError
 from converter.tflite_file import TfliteFile
-from converter.vectors import LABELS, HeldOut, labels_of, positions_of
+from converter.vectors import LABELS, HeldOut, labels_of
 from converter.verify import Verdict, as_json, judge, report
 
 PROVENANCE: Final = "PROVENANCE.md"

@@ -19,7 +19,6 @@ from agent.core.scoring import nearest_distance
 from agent.core.types import F32, F64, I64, Bools
 
 NEIGHBOURS: Final = 5
-PATCHES: Final = 4  # of each picture; they are many
 TAIL: Final = 0.01  # the share of inputs whose p-values must not move
 LEAST_TAIL: Final = 5  # inputs in it, where there are few
 _REACH: Final = 0.1  # p-values are followed to this over the number of references
@@ -54,25 +53,6 @@ class Scores(msgspec.Struct, frozen=True):
 
     queries: F64
     own: F64
-
-
-def rows_of(outputs: list[F32], positions: I64) -> dict[str, F32]:
-    """Return the rows by which outputs are compared, float32 [n, dim] or, for patches, [n, PATCHES, dim].
-
-    `outputs` are float32 [n, dim] or [n, rows, columns, dim]. `positions` int64 [n, PATCHES] says which patches are
-    taken, counted along the rows of any map (modulo its size).
-    """
-    rows: dict[str, F32] = {}
-    vectors = [one for one in outputs if one.ndim == 2]  # noqa: PLR2004  a batch of vectors
-    maps = [one.reshape(len(one), -1, one.shape[-1]) for one in outputs if one.ndim > 2]  # noqa: PLR2004  of maps
-    if vectors:
-        rows["embedding"] = np.concatenate(vectors, axis=1)
-    if maps:
-        moments = [part for one in maps for part in (one.mean(axis=1), one.std(axis=1))]
-        rows["pooled"] = np.concatenate(moments, axis=1).astype(np.float32)
-        last = maps[-1]
-        rows["patches"] = np.take_along_axis(last, (positions % last.shape[1])[:, :, None], axis=1)
-    return rows
 
 
 def compare(expected: F32, found: F32, population: Population) -> tuple[Figures, dict[str, tuple[F64, F64]]]:

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.core.types import F32, I64, Bools
+from agent.encoder_proof import MARGIN, vary
 from agent.errors import RedshankError
 from converter.ranking import Population
-from converter.vectors import I16, LABELS, MARGIN, U8, packed, variations, vary
+from converter.vectors import I16, LABELS, U8, packed, variations
 
 if TYPE_CHECKING:
     from PIL.Image import Image

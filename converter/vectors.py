@@ -17,23 +17,22 @@ import numpy.typing as npt
 from agent.adapters.tflite import Inputs
 from agent.bundle import VECTORS, Bundle, read_file
 from agent.core.types import F32, I64
+from agent.encoder_proof import MARGIN, positions_of, unpacked, vary
 from agent.errors import BundleError
-from converter.ranking import PATCHES, Population
+from converter.ranking import Population
 
 U8 = npt.NDArray[np.uint8]
 I16 = npt.NDArray[np.int16]
 
 LEAST_INPUTS: Final = 64  # fewer held-out inputs say nothing about a ranking
 LABELS: Final = "labels"  # the array that says where labels are from that a user gave
-MARGIN: Final = 32  # pixels by which a kept picture is larger than an input, so that it can be moved
 _GAIN: Final = 100  # brighter or darker by so many thousandths
-_NOISE: Final = 3  # grey levels, either way
 
 
 class HeldOut(msgspec.Struct, frozen=True):
     """Inputs [n, *input shape], what they are, and the float encoder's rows.
 
-    `rows` maps the names of `ranking.rows_of` to float32 [n, ...]; `positions` int64 [n, PATCHES]; `labels` tells
+    `rows` maps the names of `rows_of` to float32 [n, ...]; `positions` int64 [n, PATCHES]; `labels` tells
     where those of the anomalous ones are from.
     """
 
@@ -42,11 +41,6 @@ class HeldOut(msgspec.Struct, frozen=True):
     positions: I64
     rows: dict[str, F32]
     labels: str
-
-
-def positions_of(count: int) -> I64:
-    """Return which patches of each input are compared, int64 [count, PATCHES]: always the same ones."""
-    return np.random.default_rng(7).integers(0, 1 << 16, (count, PATCHES))
 
 
 def variations(pictures: int, size: int, count: int, odd: int) -> I16:
@@ -71,36 +65,11 @@ def variations(pictures: int, size: int, count: int, odd: int) -> I16:
     return made
 
 
-def vary(pictures: U8, made: I16) -> U8:
-    """Return the inputs that `variations` describes, uint8 [n, size, size, channels].
-
-    `pictures` uint8 [pictures, size + MARGIN, size + MARGIN, channels].
-    """
-    size = pictures.shape[1] - MARGIN
-    out = np.empty((len(made), size, size, pictures.shape[3]), np.uint8)
-    noise = np.random.default_rng(13)
-    for row, (picture, down, right, gain, other, side, there, top, left, share) in enumerate(made.tolist()):
-        one = pictures[picture, down : down + size, right : right + size].astype(np.int32)
-        if other >= 0:
-            patch = pictures[other, there : there + side, there : there + side].astype(np.int32)
-            place = (slice(top, top + side), slice(left, left + side))
-            one[place] = (share * patch + (100 - share) * one[place]) // 100
-        one = one * gain // 1000 + noise.integers(-_NOISE, _NOISE + 1, one.shape)
-        out[row] = np.clip(one, 0, 255)
-    return out
-
-
 def packed(pictures: U8) -> U8:
     """Return pictures [n, rows, columns, 3] as differences, uint8 [n, 3, rows, columns], which pack a third smaller."""
     red, green, blue = (pictures[..., channel] for channel in range(3))
     planes = np.stack([green, red - green, blue - green], axis=1)  # modulo 256
     return np.diff(planes, axis=3, prepend=np.uint8(0))
-
-
-def unpacked(differences: U8) -> U8:
-    """Return the pictures that `packed` was given."""
-    green, red, blue = np.moveaxis(np.cumsum(differences, axis=3, dtype=np.uint8), 1, 0)
-    return np.ascontiguousarray(np.stack([red + green, green, blue + green], axis=-1))
 
 
 def labels_of(arrays: dict[str, npt.NDArray[Any]]) -> str:

@@ -14,11 +14,12 @@ import numpy as np
 from agent.adapters.tflite import TfliteModel, candidates, levels_of, no_variant
 from agent.bundle import Bundle, Quantization, Variant, read_model
 from agent.core.types import F32, F64
+from agent.encoder_proof import rows_of
 from agent.encoder_trial import in_process
 from agent.errors import BundleError
 from converter.gates import Gate, Result, apply
 from converter.operators import Operator, oldest_runtime, operators_of, required, too_new
-from converter.ranking import Figures, Population, compare, rows_of
+from converter.ranking import Figures, Population, compare
 from converter.vectors import HeldOut, read_vectors
 
 LAST_OF_ITS_KIND: Final = "tflite-runtime"  # its releases have ended: what it lacks it will never have

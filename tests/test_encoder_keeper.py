@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agent import encoder_keeper
 from agent.adapters.store import Store
 from agent.adapters.telemetry import Telemetry
-from agent.app import load_encoders
-from agent.bundle import ENCODERS, find_bundle, load_bundle, sign_bundle, version_of_bundle
+from agent.bundle import find_bundle, load_bundle, sign_bundle, version_of_bundle
 from agent.config import load_configuration
 from agent.disk import Disk
 from agent.encoder_keeper import EncoderKeeper
@@ -14,6 +15,7 @@ from agent.encoder_versions import KEPT_VERSIONS
 from agent.errors import BundleError
 from agent.signing import generate_key
 from tests.encoder_versions import DEADLY_ENDS, GOOD, make_deadly, make_version
+from tests.eye_versions import put_eye
 
 
 class Kept:
@@ -110,13 +112,19 @@ def test_what_came_with_the_package_is_not_tried_at_a_start(make_kept, checked):
     assert (checked, kept.refused) == ([], 0.0)
 
 
-def test_a_bundle_of_pictures_is_tried_until_it_was_loaded(make_kept, checked):
-    kept = make_kept(str(ENCODERS / "efficientnet-lite0"))
+def test_versions_of_encoders_of_pictures_are_kept_as_well(make_kept, checked, tmp_path):
+    kept = make_kept(str(put_eye(tmp_path / "encoders" / "eye.zip", "first")))
     kept.file.write_text(f"streams: [{{name: gate, topic: gate, kind: image, encoder: {kept.name}}}]")
     kept.configuration = load_configuration(kept.file)
-    for _ in range(2):
-        load_encoders(kept.configuration, kept.store, find=kept.keeper.find)
-        assert checked == [ENCODERS / "efficientnet-lite0"]
+    first = kept.begin()
+    assert kept.begin() == first
+    assert checked == [Path(kept.name)]
+    put_eye(Path(kept.name), "second")
+    assert kept.keeper.load(kept.name).encoder.shape == (64, 64, 3)
+    assert kept.begin() != first
+    Path(kept.name).write_bytes(b"damaged")
+    assert kept.begin() == kept.versions[0]
+    assert kept.versions[1:] == [first]
 
 
 def test_a_start_goes_on_with_the_last_version_that_can_be_read(make_kept, caplog):

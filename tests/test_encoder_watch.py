@@ -12,7 +12,7 @@ import pytest
 
 from agent import encoder_check
 from agent.adapters.telemetry import Telemetry
-from agent.adapters.tflite import load_encoder
+from agent.adapters.tflite import load_encoder, load_picture_encoder
 from agent.bundle import contents, find_bundle, load_bundle, version_of_bundle
 from agent.encoder_check import attempt, check_encoder, check_in_process
 from agent.encoder_versions import KEPT_VERSIONS, EncoderVersions, put_back
@@ -20,6 +20,7 @@ from agent.encoder_watch import LOOK_S, EncoderWatch, NewVersion, mark_of
 from agent.errors import BundleError
 from tests.brokers import wait_until
 from tests.encoder_versions import BAD, DEADLY_ENDS, GOOD, MODEL, make_deadly, make_version, seal, version_in
+from tests.eye_versions import eye
 
 
 class Loader:
@@ -127,6 +128,16 @@ def test_what_came_with_the_package_passes_in_a_process_of_its_own(name):
     check_in_process(find_bundle(name))
 
 
+def test_a_model_that_does_not_reproduce_its_pictures_is_refused():
+    eyes = {name: load_bundle(eye(name)) for name in ("first", "second")}
+    for one in eyes.values():
+        check_encoder(one, load_picture_encoder(one))
+    with pytest.raises(BundleError, match=r"own test vectors to come out again .*cosine of pooled"):
+        check_encoder(eyes["first"], load_picture_encoder(eyes["second"]))
+    with pytest.raises(BundleError, match=r"something else .*pictures \(3, 96, 96\) for inputs \(224, 224, 3\)"):
+        check_encoder(eyes["first"], load_picture_encoder(find_bundle("efficientnet-lite0")))
+
+
 def test_a_model_that_ends_its_process_is_refused(tmp_path):
     bundle = load_bundle(make_deadly(tmp_path / "pump"))
     with pytest.raises(BundleError, match=DEADLY_ENDS):
@@ -209,6 +220,7 @@ def alone(array):
         (alone(np.zeros((5, 64, 2))), "BadZipFile"),
         (packed(inputs=np.zeros((5, 64, 2))), "KeyError"),
         (packed(inputs=b"rubbish"), "ValueError"),
+        (packed(inputs=np.zeros(()), **{"rows.embedding": np.zeros((5, 32))}), "TypeError"),
         (packed(inputs=np.array(["a"])), "no numbers"),
         (packed(inputs=np.zeros(2, "f4,f4")), "no numbers"),
         (packed(inputs=header((10**15, 64, 2))), "ValueError|MemoryError"),
@@ -222,12 +234,21 @@ def test_vectors_that_are_none_are_refused(tmp_path, vectors, found):
         check_encoder(sealed(path, vectors), Encoder())
 
 
-@pytest.mark.parametrize("shape", [(), (64, 2), (0, 64, 2), (3, 64, 3)])
+@pytest.mark.parametrize("shape", [(64, 2), (0, 64, 2), (3, 64, 3)])
 def test_vectors_of_another_encoder_are_refused(tmp_path, shape):
-    vectors = packed(inputs=np.zeros(shape), **{"rows.embedding": np.zeros((*(shape or (0,))[:1], 32))})
-    found = re.escape(f"found {shape} and")
-    with pytest.raises(BundleError, match=rf"expected inputs \(64, 2\) and embeddings \(32,\), {found}"):
+    vectors = packed(inputs=np.zeros(shape), **{"rows.embedding": np.zeros((shape[0], 32))})
+    with pytest.raises(BundleError, match=rf"expected inputs \(64, 2\), found {re.escape(str(shape))}"):
         check_encoder(sealed(make_version(tmp_path / "pump"), vectors), Encoder())
+
+
+@pytest.mark.parametrize("shape", [(3, 31), (2, 32)])
+def test_vectors_that_no_encoder_of_this_kind_gives_are_refused(tmp_path, shape):
+    vectors = packed(inputs=np.zeros((3, 64, 2)), **{"rows.embedding": np.zeros(shape)})
+    bundle = sealed(make_version(tmp_path / "pump"), vectors)
+    with pytest.raises(
+        BundleError, match=rf"expected rows embedding \(3, 32\), found embedding {re.escape(str(shape))}"
+    ):
+        check_encoder(bundle, load_encoder(bundle))
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (1000, 2)])

@@ -196,6 +196,17 @@ class BudgetControl:
         for rung, learnt in zip(self._rungs, state["rungs"], strict=False):
             rung.restore(learnt)
 
+    def echo(self, old: BudgetControl) -> None:
+        """Begin where another one is, whose alert settings are the same: with its ladder, and all that it counted."""
+        self.restore(old.snapshot())
+        self.change(old.budget)
+
+    def succeed(self, old: BudgetControl) -> None:
+        """Go on in the place of another one. What that counted and promises holds on; the ladder is this one's own."""
+        ladder = self.snapshot()
+        self.change(old.budget)
+        self.restore({**old.snapshot(), "rungs": ladder["rungs"], "learnt": ladder["learnt"]})
+
     def knows(self, alert: str) -> bool:
         """Tell whether an alert is one of the last that were raised."""
         return alert in self._lifts

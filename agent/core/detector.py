@@ -138,9 +138,7 @@ class StreamDetector:
 
         What its budget counted and promises holds on; the ladder is this one's own, learnt from its own scores.
         """
-        ladder = self.budget.snapshot()
-        self.budget.change(old.budget.budget)
-        self.budget.restore({**old.budget.snapshot(), "rungs": ladder["rungs"], "learnt": ladder["learnt"]})
+        self.budget.succeed(old.budget)
         self._learnable, self._since_decision = old._learnable, old._since_decision
         self._next_refresh = old._next_refresh
 

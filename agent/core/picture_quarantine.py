@@ -37,6 +37,10 @@ class PictureQuarantine(LastAlerts[Picture, int]):
         self.remember(alert, mark)
         return mark
 
+    def begin_after(self, old: PictureQuarantine) -> None:
+        """Know of the alerts that another one has accepted, and go on with its marks; what it keeps is not taken."""
+        self.restore({**old.snapshot(), "alerts": [], "pending": None})
+
     def snapshot(self) -> dict[str, Any]:
         """Return everything, as plain lists and arrays."""
         return {**super().snapshot(), "accepted": [[alert, mark] for alert, mark in self._accepted.items()]}

@@ -138,14 +138,30 @@ class PictureDetector:
 
     def _learn_first(self, warm_up: PictureWarmUp, frame: Frame, number: int, features: F32, patches: F32) -> None:
         """Take a picture of the warm-up; with the last one become active."""
-        self.light.learn(frame.pixels)
+        lit = self.light.usual is not None  # by a detector that was here before
+        if not lit:
+            self.light.learn(frame.pixels)
         self.memory.begin(Picture(frame.at, number, features, patches, _UNKNOWN, _UNKNOWN), warm_up.wanted)
         scores = warm_up.push(frame.at, patches)
         if scores is None:
             return
         self._whitening, self._warm_up = warm_up.whitening, None
-        self.light.settle()
+        if not lit:
+            self.light.settle()
         self.memory.settle(scores)
+
+    def begin_after(self, old: PictureDetector, *, alike: bool) -> None:
+        """Begin where another detector is that has another encoder: with its light, and its marks of what was accepted.
+
+        `alike`: both encoders take pictures of the same size. `self` must be new.
+        """
+        if alike and old.phase is StreamPhase.ACTIVE:
+            self.light.restore(old.light.snapshot())
+        self.quarantine.begin_after(old.quarantine)
+
+    def equals(self, old: PictureDetector) -> bool:
+        """Tell whether it may take the place of another one: it has learnt, and judges whole pictures if that does."""
+        return self.phase is StreamPhase.ACTIVE and (self.memory.fit is not None or old.memory.fit is None)
 
     def keep(self, alert: str, *, firing: bool) -> None:
         """Keep the last decision's picture, if it was refused, for an alert that is pending or firing."""

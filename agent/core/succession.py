@@ -125,8 +125,7 @@ class Succession:
                 new.begin_view(lanes[0] + channel, index, made.past)
         heir = new.detector()
         heir.grid, heir.scale = detector.grid, detector.scale
-        heir.budget.restore(detector.budget.snapshot())
-        heir.budget.change(detector.budget.budget)
+        heir.budget.echo(detector.budget)
         heir.waiting.extend(self._waiting(one) for one in detector.waiting)
         heir.quarantine.restore(self._quarantine(detector.quarantine.snapshot()))
         heir.begin(lanes)

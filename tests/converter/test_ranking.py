@@ -6,16 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from agent.encoder_proof import PATCHES, rows_of
 from converter.ranking import (
     NEIGHBOURS,
-    PATCHES,
     Population,
     area_under_curve,
     compare,
     gaussian_scores,
     neighbour_overlap,
     neighbour_scores,
-    rows_of,
     spearman,
 )
 from tests.converter.conftest import streams_of

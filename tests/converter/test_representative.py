@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from agent.bundle import load_bundle
+from agent.encoder_proof import unpacked, vary
 from converter import representative
 from converter.cli import main
 from converter.representative import (
@@ -22,7 +23,7 @@ from converter.representative import (
     pictures_of,
     recorded_windows,
 )
-from converter.vectors import read_vectors, unpacked, vary
+from converter.vectors import read_vectors
 
 pytestmark = [pytest.mark.converter, pytest.mark.filterwarnings("ignore")]
 CONFIGURATION = """

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from agent.bundle import VECTORS, find_bundle
+from agent.encoder_proof import MARGIN, unpacked, vary
 from agent.errors import BundleError
 from converter.archive import write_npz
-from converter.vectors import MARGIN, packed, read_vectors, unpacked, variations, vary
+from converter.vectors import packed, read_vectors, variations
 
 SIZE = 64
 

@@ -189,3 +189,42 @@ def test_a_restart_changes_no_score(at):
     rng.bit_generator.state = state
     assert str(life(other, rng, at, 380)) == str(expected)
     assert (other.phase, other.reference_size) == (whole.phase, whole.reference_size)
+
+
+def test_who_follows_begins_with_the_light_and_knows_what_was_accepted():
+    old, rng = learnt()
+    feed(old, rng, 1, 200, defect=9.0)
+    old.keep("a", firing=True)
+    old.accept("a")
+    for alike in (True, False):
+        heir = make()
+        heir.begin_after(old, alike=alike)
+        assert (heir.light.usual is not None) is alike
+        assert heir.quarantine.accepted("a") == old.quarantine.accepted("a")
+        assert heir.quarantine.held("a") == []
+        assert not heir.equals(old)
+        feed(heir, rng, 120, 300)
+        assert heir.equals(old)
+        if alike:
+            np.testing.assert_array_equal(heir.light.usual, old.light.usual)
+
+
+def test_who_judges_no_whole_pictures_yet_does_not_follow_one_that_does():
+    old, rng = learnt()
+    heir = make(warm_up=60)
+    heir.begin_after(old, alike=True)
+    feed(heir, rng, 60, 200)
+    assert heir.phase is StreamPhase.ACTIVE
+    assert not heir.equals(old)
+    assert make(warm_up=60).equals(heir) is False
+    assert heir.equals(heir)
+    feed(heir, rng, 80, 300)
+    assert heir.equals(old)
+
+
+def test_who_follows_one_that_learns_learns_the_light_itself():
+    old, rng = make(), np.random.default_rng(0)
+    old.push(frame(0), outputs(rng))
+    heir = make()
+    heir.begin_after(old, alike=True)
+    assert heir.light.usual is None

@@ -1,0 +1,132 @@
+"""Who is to take a stream of pictures over with another version of its encoder, and looks on until then.
+
+It looks at each picture some time after the stream itself has decided, when nothing waits: pictures are not kept back
+for it. What it has no time for it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from agent.core.bank import TooFewLeftError
+from agent.core.budget import BudgetControl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.core.types import Frame
+    from agent.picture_sight import Looked, PictureSight
+    from agent.ports import PictureEncoder
+
+MOST_WAITING: Final = 4  # pictures
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A picture that its stream has decided on. `normal`: whether each tile was learnt; None: all were.
+
+    `alert` is the anomaly alert that was pending or firing behind it, "" for none. `frames` are those of the stream,
+    made of `payload`, which arrived at `received_at`.
+    """
+
+    frames: list[Frame]
+    payload: bytes
+    received_at: float
+    normal: list[bool] | None
+    alert: str
+    firing: bool
+
+
+class PictureHeir:
+    """Looks on for a stream with the sight `old`, whose budget is `budget`; None: it is not configured yet."""
+
+    def __init__(self, sight: PictureSight, old: PictureSight, budget: BudgetControl, interval_s: float | None) -> None:
+        self.sight = sight
+        self.alike = sight.encoder.shape == old.encoder.shape
+        self.decisions = self.calm = 0  # so far; the last of these that were not odd
+        self.waiting: deque[Shown] = deque(maxlen=MOST_WAITING)
+        self.budget = BudgetControl(sight.settings.alert, sight.settings.mode)
+        self._configured = False
+        if self.alike:
+            sight.health = old.health  # of the same pictures
+        for mine, other in zip(sight.detectors, old.detectors, strict=True):
+            mine.begin_after(other, alike=self.alike)
+        self.begin_calibration(budget, interval_s)
+
+    @property
+    def encoder(self) -> PictureEncoder:
+        """Return the version of the encoder that it looks with."""
+        return self.sight.encoder
+
+    def begin_calibration(self, budget: BudgetControl, interval_s: float | None) -> None:
+        """Begin the ladder where the stream's is, and the time in shadow anew: the stream's budget was changed."""
+        self.decisions = self.calm = 0
+        self.budget.echo(budget)
+        if interval_s is not None:
+            self._configure(interval_s)
+
+    def _configure(self, interval_s: float) -> None:
+        self._configured = True
+        self.budget.configure(interval_s)
+
+    def accept(self, alert: str) -> None:
+        """Learn an alert's pictures as the stream did, where it has seen them."""
+        if self.sight.learnt and self.sight.holds(alert) and not self.sight.has_accepted(alert):
+            self.sight.accept(alert)
+
+    def forget(self, take_out: Callable[[PictureSight], int]) -> bool:
+        """Take out what the stream gave up; tell whether that is possible: it is not while it learns."""
+        if not self.sight.learnt:
+            return False
+        try:
+            take_out(self.sight)
+        except TooFewLeftError:
+            return False
+        return True
+
+    def equals(self, old: PictureSight) -> bool:
+        """Tell whether it knows enough to take the stream over."""
+        return all(mine.equals(other) for mine, other in zip(self.sight.detectors, old.detectors, strict=True))
+
+    def look(self, interval_s: float | None) -> None:
+        """Look at one of the pictures that wait: there must be one. Whatever the encoder raises."""
+        one, sight = self.waiting.popleft(), self.sight
+        frames = one.frames
+        if not self.alike:
+            frames = sight.decoder.decode(one.payload, one.received_at)
+            for health, frame in zip(sight.health, frames, strict=True):
+                health.check(frame)
+        found = sight.look(frames, sight.encoder.run(sight.prepare(frames)), one.normal)
+        if found is not None:
+            self._decide(found, interval_s)
+        if one.alert and sight.learnt:
+            sight.keep(one.alert, firing=one.firing)
+        elif not one.alert:
+            sight.release()
+
+    def _decide(self, found: Looked, interval_s: float | None) -> None:
+        if not self._configured:
+            self._configure(interval_s or 1.0)
+        self.decisions += 1
+        self.calm = 0 if self.budget.odd(found.score, firing=False) else self.calm + 1
+        self.budget.learn(found.at, found.score)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that was learnt so far."""
+        return {
+            "tiles": self.sight.snapshot(),
+            "budget": self.budget.snapshot(),
+            "decisions": self.decisions,
+            "calm": self.calm,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a snapshot that one with the same encoder has made. `self` must be new."""
+        for place, (detector, state) in enumerate(zip(self.sight.detectors, saved["tiles"], strict=True)):
+            detector.restore(state["detector"])
+            if not self.alike:
+                self.sight.health[place].restore(state["health"])
+        self.budget.restore(saved["budget"])
+        self.decisions, self.calm = saved["decisions"], saved["calm"]

@@ -1,0 +1,292 @@
+"""A live stream of pictures while its encoder is replaced: no picture is left out, nothing missed, nothing false."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from agent.adapters.store import Store
+from agent.adapters.tflite import load_picture_encoder
+from agent.app import save_all, with_defaults
+from agent.bundle import load_bundle
+from agent.carry_over import SHADOW_DECISIONS
+from agent.config import load_configuration
+from agent.core.types import StreamPhase
+from tests.eye_versions import eye
+from tests.scenes import lorry
+from tests.test_picture_stream import BEGUN, TOPIC, WARM_UP, Camera, told
+
+NAME = "efficientnet-lite0"
+LEARNT, CHANGED = 80, 105
+READY = CHANGED + WARM_UP + SHADOW_DECISIONS  # when the heir could take over, if all is calm
+DISTURBED = [100, 130, 180, READY - 1, 300, 320]
+
+
+@pytest.fixture(scope="module")
+def versions():
+    """Return two encoders that have nothing in common but the size of their pictures, loaded."""
+    return [load_picture_encoder(load_bundle(eye(name))) for name in ("first", "second")]
+
+
+@pytest.fixture
+def make(tmp_path, versions):
+    def make(more="", learnt=LEARNT, **options):
+        camera = Camera(tmp_path, more, encoders={NAME: versions[0]}, **options)
+        assert Played(camera, range(learnt)).alerts == []
+        return camera
+
+    return make
+
+
+class Played:
+    """What a camera saw in a span of seconds, disturbed at some of them, with `changes` at others.
+
+    An operator confirms each alert, but not while an heir is there: that would begin its time in shadow anew.
+    """
+
+    def __init__(self, camera, span, changes=None, disturbed=()):
+        self.outcomes, self.switched = [], {}
+        for second in span:
+            if changes and second in changes:
+                changes[second]()
+            self.outcomes += camera.see([second], lorry if second in disturbed else None)
+            for alert in told(self.outcomes[-1:]):
+                if alert["event"] == "raised" and camera.stream.heir is None:
+                    camera.stream.confirm(alert["id"])
+            self.switched |= dict.fromkeys(advanced(camera), second)
+        self.alerts = told(self.outcomes)
+        self.raised = [alert for alert in self.alerts if alert["event"] == "raised"]
+        self.decided = [one.assessment.at for outcome in self.outcomes for one in outcome.decided]
+
+
+def advanced(camera):
+    """Do all that there is to do; return the names of the streams that were switched."""
+    names, busy = [], True
+    while busy:
+        switched, busy = camera.pipeline.advance()
+        names += [stream.name for stream in switched]
+    return names
+
+
+def second_of(alert):
+    """Return the picture that an alert began with, counted from the first one."""
+    return round(datetime.fromisoformat(alert["started_at"]).timestamp() - BEGUN) - 1
+
+
+def test_no_disturbance_is_missed_no_alarm_is_false_and_no_picture_is_left_out(make, versions):
+    camera = make()
+    change = {CHANGED: lambda: camera.pipeline.change_encoder(NAME, versions[1])}
+    played = Played(camera, range(LEARNT, 340), change, DISTURBED)
+    assert [second_of(alert) for alert in played.raised] == DISTURBED
+    assert played.decided == [BEGUN + 1 + second for second in range(LEARNT, 340)]
+    switched = played.switched["gate/yard"]
+    assert READY < switched < 300  # not while it was not calm
+    for alert in played.alerts:
+        version = versions[0] if second_of(alert) < switched else versions[1]
+        assert alert["encoder"]["digest"] == version.digest[:12]
+    ids = [alert["id"] for alert in played.alerts]
+    assert all(ids.count(one) == 2 for one in ids)  # each is raised, and cleared under the same id
+    assert (camera.stream.encoder, camera.stream.heir, camera.pipeline.carry_over.left) == (versions[1], None, 0)
+    assert camera.pipeline.room.twice == 0
+    assert camera.stream.budget.decisions == 340 - WARM_UP
+    assert camera.stream.sight.heat() is not None
+
+
+def test_what_the_stream_refused_is_not_learnt_by_its_heir(make, versions):
+    camera = make()
+    camera.pipeline.change_encoder(NAME, versions[1])
+    odd = range(90, 98)
+    Played(camera, range(LEARNT, LEARNT + WARM_UP + 20), disturbed=odd)
+    (detector,) = camera.stream.heir.sight.detectors
+    assert detector.phase is StreamPhase.ACTIVE
+    assert not np.isin([BEGUN + 1 + second for second in odd], detector.memory.ring.times).any()
+
+
+def test_what_has_seen_nothing_is_switched_at_once_and_what_learns_goes_on_learning(make, versions):
+    camera = make(learnt=30)
+    left = camera.stream.sight.learning_left
+    camera.pipeline.change_encoder(NAME, versions[1])
+    played = Played(camera, range(30, 60))
+    assert (played.switched, len(played.decided)) == ({}, 30 - left)
+    camera.stream.relearn()
+    assert advanced(camera) == ["gate/yard"]
+    assert (camera.stream.encoder, camera.stream.heir) == (versions[1], None)
+
+
+def test_a_frozen_stream_keeps_its_version_unless_it_still_learns(make, versions, caplog):
+    camera = make("    mode: frozen")
+    camera.pipeline.change_encoder(NAME, versions[1])
+    assert advanced(camera) == []
+    assert (camera.stream.encoder, camera.stream.heir, camera.pipeline.carry_over.left) == (versions[0], None, 0)
+    assert "too few of the pictures that it learnt from are at hand" in caplog.text
+    camera = make("    mode: frozen", learnt=20)
+    camera.pipeline.change_encoder(NAME, versions[1])
+    assert advanced(camera) == ["gate/yard"]
+    assert camera.stream.sight.learning_left == WARM_UP
+
+
+@pytest.fixture
+def shadowed(make, versions):
+    """Return a camera whose stream has an heir that has learnt."""
+    camera = make()
+    camera.pipeline.change_encoder(NAME, versions[1])
+    Played(camera, range(LEARNT, LEARNT + WARM_UP + 20))
+    assert camera.stream.heir.sight.learnt
+    return camera
+
+
+def raised_by(camera, second, more=5):
+    """Disturb a picture; return the alert."""
+    (alert,) = Played(camera, range(second, second + more), disturbed=[second]).raised
+    return alert["id"]
+
+
+def accepted(sight):
+    """Return how many pictures are among the references because an operator accepted them."""
+    return np.count_nonzero(sight.detectors[0].memory.ring.marks[: sight.reference_fill])
+
+
+def test_an_alert_that_was_raised_before_the_switch_is_accepted_and_forgotten_after_it(shadowed, versions):
+    alert = raised_by(shadowed, 150)
+    assert "gate/yard" in Played(shadowed, range(155, 300)).switched
+    stream = shadowed.stream
+    assert (stream.encoder, stream.holds(alert)) == (versions[1], True)
+    assert (stream.accept(alert), accepted(stream.sight)) == (1, 1)
+    assert (stream.forget_alert(alert), accepted(stream.sight)) == (1, 0)
+
+
+def test_what_an_operator_commands_meanwhile_holds_for_the_heir_too(shadowed):
+    alert = raised_by(shadowed, 150)
+    stream, heir = shadowed.stream, shadowed.stream.heir
+    assert heir.decisions > 20
+    assert stream.accept(alert) == 1
+    assert (heir.sight.has_accepted(alert), accepted(heir.sight), heir.decisions) == (True, 1, 0)
+    assert "gate/yard" in Played(shadowed, range(155, 300)).switched
+    assert stream.sight is heir.sight
+
+
+def test_what_is_forgotten_meanwhile_is_forgotten_by_the_heir_too(shadowed):
+    alert = raised_by(shadowed, 150)
+    stream, heir = shadowed.stream, shadowed.stream.heir
+    stream.accept(alert)
+    stream.confirm(alert)
+    assert stream.forget_alert(alert) == 1
+    assert not heir.sight.has_accepted(alert)
+    assert stream.forget_span(BEGUN + 140, BEGUN + 150) > 0
+    times = heir.sight.detectors[0].memory.ring.times[: heir.sight.reference_fill]
+    assert not ((times >= BEGUN + 140) & (times <= BEGUN + 150)).any()
+    assert stream.heir is heir
+    assert stream.forget_span(BEGUN + 90, BEGUN + 140) > 0  # too few would be left of what the heir knows
+    assert stream.heir is None
+
+
+def test_an_heir_that_learns_begins_anew_where_something_is_forgotten(make, versions):
+    camera = make()
+    alert = raised_by(camera, LEARNT)
+    camera.pipeline.change_encoder(NAME, versions[1])
+    Played(camera, range(90, 100))
+    heir = camera.stream.heir
+    camera.stream.accept(alert)
+    assert camera.stream.heir is heir
+    camera.stream.forget_alert(alert)
+    assert camera.stream.heir is None
+    Played(camera, [100])
+    assert camera.stream.heir is not heir
+
+
+def test_a_restart_in_the_middle_goes_on_with_the_heir(make, versions, tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        first = make()
+        first.pipeline.change_encoder(NAME, versions[1])
+        Played(first, range(LEARNT, 180))
+        save_all(store, first.pipeline)
+        found = store.load("gate/yard")
+        second = Camera(tmp_path, encoders={NAME: versions[1]})
+        second.now = first.now
+
+        def restore(stream):
+            second.pipeline.use(stream, versions[0])
+            stream.restore(found["detector"], [])
+
+        second.pipeline.restore = restore
+        second.pipeline.stream_of(TOPIC)
+        assert second.stream.snapshot()["heir"] is not None  # also before it is made
+        advanced(second)
+        played = [Played(camera, range(180, 300)) for camera in (first, second)]
+        assert played[0].switched == played[1].switched != {}
+        scores = [[one.assessment.score for o in each.outcomes for one in o.decided] for each in played]
+        assert scores[0] == scores[1]
+
+
+def test_a_reload_in_the_middle_keeps_what_was_learnt_and_the_heir(shadowed, versions, tmp_path):
+    path = tmp_path / "redshank.yaml"
+    path.write_text(path.read_text().replace("cooldown: 0s", "cooldown: 1s"))
+    decisions = shadowed.stream.heir.decisions
+    after = with_defaults(load_configuration(path))
+    done = shadowed.pipeline.reconfigure(after, shadowed.pipeline.encoders, shadowed.now)
+    assert list(done.fates.values()) == ["changed"]
+    advanced(shadowed)
+    assert shadowed.stream.encoder is versions[0]
+    assert shadowed.stream.heir.decisions == decisions
+    assert "gate/yard" in Played(shadowed, range(150, 300)).switched
+
+
+def test_back_to_the_version_before_lets_the_heir_go(shadowed, versions):
+    shadowed.pipeline.change_encoder(NAME, versions[0])
+    assert (shadowed.stream.heir, shadowed.pipeline.carry_over.left) == (None, 0)
+
+
+class Coarse:
+    """An encoder of half as many rows and columns."""
+
+    shape, digest = (32, 32, 3), "coarse"
+
+    def __init__(self, encoder):
+        self._encoder = encoder
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def run(self, inputs):
+        assert inputs.shape[1:] == self.shape
+        return self._encoder.run(inputs.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_pictures_of_another_size_are_cut_anew_for_the_heir(make, versions):
+    camera = make()
+    camera.pipeline.change_encoder(NAME, Coarse(versions[1]))
+    played = Played(camera, range(LEARNT, 280), disturbed=[140, 260])
+    assert "gate/yard" in played.switched
+    assert [second_of(alert) for alert in played.raised] == [140, 260]
+    assert camera.stream.sight.seen.frames[0].pixels.shape == Coarse.shape
+    assert camera.stream.sight.health[0].frozen_at > 0
+
+
+class Broken(Coarse):
+    shape, digest = (64, 64, 3), "broken"
+
+    def run(self, inputs):
+        raise RuntimeError(f"no such operator for {len(inputs)} pictures")
+
+
+def test_an_encoder_that_fails_at_work_leaves_the_stream_as_it_is(make, versions, caplog):
+    camera = make()
+    camera.pipeline.change_encoder(NAME, Broken(versions[1]))
+    assert len(Played(camera, range(LEARNT, 90)).decided) == 10
+    assert (camera.stream.encoder, camera.stream.heir, camera.pipeline.carry_over.left) == (versions[0], None, 0)
+    assert "no such operator" in caplog.text
+    save = camera.stream.snapshot()
+    assert save["heir"] is None
+
+
+def test_pictures_that_the_heir_has_no_time_for_are_left_out(make, versions):
+    camera = make()
+    camera.pipeline.change_encoder(NAME, versions[1])
+    camera.pipeline.advance()
+    camera.see(range(LEARNT, LEARNT + 10))
+    assert len(camera.stream.heir.waiting) == 4
+    advanced(camera)
+    assert camera.stream.heir.sight.reference_fill == 4
