@@ -434,6 +434,11 @@ class SensorStream(Stream):
         """Know that all that was learnt is on disk."""
         self.detector.saved()
 
+    def whole_due(self, now: float) -> bool:
+        """Tell the same; while it learns, a stream has little, and it is written whenever there is more."""
+        more = not self.learnt and self.detector.grid.total_rows != self.detector.diary.since
+        return more or super().whole_due(now)
+
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's windows are still kept, so that it can be accepted."""
         return self.detector.quarantine.knows(alert)

@@ -225,6 +225,25 @@ def test_of_a_large_device_only_configured_metrics_are_watched(make, node):
     }
 
 
+@pytest.mark.parametrize(
+    "saved_at", [(50, 120), (150, 260), (50, 150, 250, 260)], ids=["learning", "learnt between", "often"]
+)
+def test_what_was_learnt_by_the_last_save_outlasts_a_kill(make, tmp_path, saved_at, caplog):
+    """A save knows nothing of whether learning ends before the next one, and readings are as few as they can be."""
+    with closing(Store(tmp_path / "state")) as store:
+        pipeline = make(JOINED, TIMED, store)
+        for i in range(saved_at[-1]):
+            pipeline.process(room(i))
+            if i + 1 in saved_at:
+                save_all(store, pipeline, whole=False, now=float(i))
+        again = make(JOINED, TIMED, store)
+        again.resume(store.topics(), BEGUN, 0.0)
+        assert of(again, "rooms/hall").total_rows == saved_at[-1]
+        assert again.streams["rooms/hall"].learnt == (saved_at[-1] > 200)
+        assert again.streams["rooms/hall"].reference_fill == pipeline.streams["rooms/hall"].reference_fill
+        assert not caplog.records
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_restart_needs_neither_births_nor_what_did_not_change(make, node, tmp_path, whole):
     with closing(Store(tmp_path / "state")) as store:

@@ -166,6 +166,7 @@ class StreamDetector:
             if name in least:
                 self.least_change[place, int(least[name].relative)] = least[name].amount
         self.phase = StreamPhase.ACTIVE
+        self.diary.end()  # what lies on disk knows of no references that could be added to
         self._since_decision = 0
         self._set_rate()
 

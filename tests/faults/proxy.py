@@ -83,7 +83,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._never = asyncio.Event()  # whose waiters it holds: a task that nothing holds is collected
         self._server = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, "127.0.0.1", self.port), self._loop
         ).result(5)
@@ -108,11 +108,17 @@ class Proxy:
 
     def close(self) -> None:
         self.cut()
-        self._call(self._server.close)
-        self._call(lambda: [task.cancel() for task in asyncio.all_tasks(self._loop)])
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _call(self, what: object) -> None:
         done = threading.Event()
@@ -142,7 +148,7 @@ class Proxy:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             if link.dead:  # the other end shall not hear of it
                 with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.get_running_loop().create_future()
+                    await self._never.wait()
         finally:
             self._links.discard(link)
             up.cancel()

@@ -237,8 +237,10 @@ class Trial:
         for word in _BAD_WORDS:
             if word in new:
                 yield f"the log says {word!r}: {new[new.index(word) : new.index(word) + 1500]}"
-        if "starts cold" in new and not fault.relearns:
-            yield "a stream started cold"
+        if not fault.relearns:
+            for word in ("starts cold", "cannot go on from"):
+                if word in new:
+                    yield f"a stream {word}"
 
     def _forgotten(self, fault: Fault) -> Iterator[str]:
         """Yield what was learnt and should not be gone."""
