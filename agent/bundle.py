@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ ENCODERS: Final = Path(__file__).parent / "encoders"
 MANIFEST: Final = "manifest.json"
 VECTORS: Final = "vectors.npz"
 MAX_FILE_BYTES: Final = 512 * 1024 * 1024  # of a bundle; a zip may claim anything
+_DAMAGED: Final = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, LookupError, OverflowError)
 _PACKED: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack without bounds
 
 
@@ -169,7 +171,7 @@ def _content(path: Path, name: str) -> bytes:
         return (path / name).read_bytes()
     try:
         return _of_zip(path, name)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:  # damaged, encrypted, of another method
+    except _DAMAGED as error:
         raise ValueError(str(error)) from error
 
 
