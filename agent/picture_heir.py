@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from agent.core.bank import TooFewLeftError
-from agent.core.budget import BudgetControl
+from agent.core.budget import HASTE, BudgetControl
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class PictureHeir:
         self.alike = sight.encoder.shape == old.encoder.shape
         self.decisions = self.calm = 0  # so far; the last of these that were not odd
         self.waiting: deque[Shown] = deque(maxlen=MOST_WAITING)
-        self.budget = BudgetControl(sight.settings.alert, sight.settings.mode)
+        self.budget = BudgetControl(sight.settings.alert, sight.settings.mode, HASTE)
         self._configured = False
         if self.alike:
             sight.health = old.health  # of the same pictures

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.adapters.payload import PayloadRejected, RejectReason
 from agent.core.alerting import AlertKind, AlertState, FrozenPolicy
-from agent.core.budget import BudgetControl
+from agent.core.budget import HASTE, BudgetControl
 from agent.core.picture_health import PictureFault
 from agent.core.types import Mode
 from agent.picture_heir import PictureHeir, Shown
@@ -51,7 +51,7 @@ class PictureStream(Stream):
         self._begin()
 
     def _begin(self) -> None:
-        self._budget = BudgetControl(self.settings.alert, self.settings.mode)
+        self._budget = BudgetControl(self.settings.alert, self.settings.mode, HASTE)
         self._first_at = self._last_at = float("-inf")
         self._taken_at = float("-inf")  # when the newest one arrived
         self._pictures = 0  # taken so far

@@ -118,8 +118,10 @@ class Trial:
     Scores do not depend on the budget, so this is what a replay with it would have raised.
     """
 
-    def __init__(self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT) -> None:
-        self.control = BudgetControl(msgspec.structs.replace(alert, false_alarms=budget), mode)
+    def __init__(
+        self, budget: Budget, alert: AlertSettings, interval_s: float, mode: Mode = Mode.ADAPT, haste: float = 0.0
+    ) -> None:
+        self.control = BudgetControl(msgspec.structs.replace(alert, false_alarms=budget), mode, haste)
         self.control.configure(interval_s)
         self._machine = AlertMachine(alert, agent="", stream="", kind=AlertKind.ANOMALY, quiet=quiet_hours(alert))
 
@@ -202,8 +204,9 @@ class History(ABC, Generic[Told]):
         settings = self.stream.settings
         if not self.decisions:
             self.decided_at = at
+            haste = self.stream.budget.haste
             self.trials = [
-                Trial(parse_budget(text), settings.alert, self.interval_s, settings.mode) for text in BUDGETS
+                Trial(parse_budget(text), settings.alert, self.interval_s, settings.mode, haste) for text in BUDGETS
             ]
         self.decisions += 1
         for trial in self.trials:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.alerting import AlertKind, AlertMachine, AlertSettings
-from agent.core.budget import HIGHEST, LOWEST, MAX_ALERTS, STEP, BudgetControl, share
+from agent.core.budget import HASTE, HIGHEST, LOWEST, MAX_ALERTS, STEP, BudgetControl, share
 from agent.core.types import Budget, Mode
 from agent.pipeline import judge
 
@@ -149,6 +149,31 @@ def test_time_set_back_does_not_lengthen_a_pause_between_events():
         run(control, [9.0] * 4 + [0.0] * 10, alert, start=5000)
         run(control, [9.0] * 4 + [0.0] * 10, alert, start=start)
     assert calm.threshold == set_back.threshold
+
+
+def test_haste_moves_the_offset_further_while_little_is_promised_and_keeps_its_bound():
+    calm, hasty = made(settings(100)), BudgetControl(settings(100), haste=HASTE)
+    hasty.configure(1.0)
+    for control in (calm, hasty):
+        quiet(control, 50)
+    assert 3.0 * calm.offset > hasty.offset > 4.0 * calm.offset  # both are below zero
+    lifts = []
+    for done in (0, 10_000):
+        quiet(hasty, done)
+        before = hasty.offset
+        hasty.decide(0.0, 0.0, raised=True, alert="a")
+        lifts.append(hasty.offset - before)
+        hasty.confirm("a")
+    assert lifts == pytest.approx([STEP * (1 + HASTE / 1.51), STEP * (1 + HASTE / 101.5)], rel=0.05)
+    alert = settings(100, after=1, clear_after=1, cooldown_s=0.0)
+    hasty = BudgetControl(alert, haste=HASTE)
+    hasty.configure(1.0)
+    raised = run(hasty, (-0.5 * np.log10(np.random.default_rng(6).uniform(size=10_000))).tolist(), alert)
+    assert abs(raised - 100) <= (LOWEST + HIGHEST) / STEP
+
+
+def test_haste_is_not_for_a_limit_that_only_rises():
+    assert BudgetControl(settings(), Mode.HOLD, haste=HASTE).haste == 0.0
 
 
 def test_the_threshold_of_hold_never_sinks():

@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.adapters.tflite import TfliteModel
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertSettings, AlertState
-from agent.core.budget import BudgetControl
+from agent.core.budget import HASTE, BudgetControl
 from agent.core.picture_settings import PictureAssessment
 from agent.core.types import F64, Budget
 from agent.pipeline import judge
@@ -29,7 +29,7 @@ class Alerts:
     def __init__(self, rate: float) -> None:
         budget = Budget(count=1, per_decisions=1.0 / rate)
         settings = AlertSettings(false_alarms=budget, after=1, clear_after=1, cooldown_s=0.0)
-        self._budget = BudgetControl(settings)
+        self._budget = BudgetControl(settings, haste=HASTE)
         self._budget.configure(1.0)
         self._machine = AlertMachine(settings, agent="bench", stream="pictures", kind=AlertKind.ANOMALY)
 
