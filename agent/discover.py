@@ -16,8 +16,8 @@ from agent.bundle import find_bundle
 from agent.config import AgentSettings, SensorSettings, read_configuration
 from agent.core.bank import DetectorBank
 from agent.core.picture_settings import PictureReferenceSettings
-from agent.core.reference import Workspace
 from agent.core.views import views_for
+from agent.core.workspace import Workspace
 from agent.discovery.estimate import Costs
 from agent.discovery.heard import Heard, Limits
 from agent.discovery.proposal import propose

@@ -12,6 +12,7 @@ from agent.core.bank import combined
 from agent.core.picture_health import PictureHealth
 from agent.core.pictures import PictureDetector
 from agent.core.types import F32, U8, Frame, StreamPhase
+from agent.core.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +44,11 @@ class Seen(msgspec.Struct, frozen=True):
 class PictureSight:
     """One version of an encoder, and what a stream has learnt with it; each tile has a detector of its own."""
 
-    def __init__(self, settings: ImageSettings, encoder: PictureEncoder, max_bytes: int) -> None:
+    def __init__(
+        self, settings: ImageSettings, encoder: PictureEncoder, max_bytes: int, workspace: Workspace | None = None
+    ) -> None:
         self.settings, self.encoder = settings, encoder
+        self._workspace = workspace or Workspace()
         height, width, _ = encoder.shape
         self.decoder = PictureDecoder(settings, height, width, max_bytes)
         self.begin_anew()
@@ -52,13 +56,17 @@ class PictureSight:
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
         made = self.settings.detector()
-        self.detectors = [PictureDetector(made, self.encoder.output_shapes, one) for one in self.decoder.ignored]
-        self.health = [PictureHealth(made.reference.warm_up, one) for one in self.decoder.ignored]
+        work, shapes = self._workspace, self.encoder.output_shapes
+        self.detectors = [PictureDetector(made, shapes, one, work) for one in self.decoder.ignored]
+        self.health = [PictureHealth(made.reference.warm_up, one, work) for one in self.decoder.ignored]
         self.seen: Seen | None = None
 
     def prepare(self, frames: list[Frame]) -> U8:
-        """Return what is to be encoded, uint8 [tiles, height, width, 3]."""
-        return np.stack([detector.prepare(frame) for detector, frame in zip(self.detectors, frames, strict=True)])
+        """Return what is to be encoded, uint8 [tiles, height, width, 3]: valid until the next is prepared."""
+        prepared: U8 = self._workspace.lend("tiles", (len(frames), *self.encoder.shape), np.uint8)
+        for place, detector, frame in zip(prepared, self.detectors, frames, strict=True):
+            place[:] = detector.prepare(frame)
+        return prepared
 
     def look(self, frames: list[Frame], outputs: list[F32], normal: Sequence[bool] | None = None) -> Looked | None:
         """Score a healthy picture, and perhaps learn it; None while a tile is learning.
@@ -76,6 +84,9 @@ class PictureSight:
         done = [one for one in found if one is not None]
         if len(done) < len(frames):
             return None
+        if len(done) == 1:  # what the lines below would find
+            score = float(np.float32(done[0].score))
+            return Looked(frames[0].at, score, 10.0**-score, done[0].part_scores[None], done)
         (score,) = combined(np.array([one.score for one in done], np.float32), [0, len(done)]).tolist()
         weights = np.array([10.0**one.score for one in done])
         parts = np.stack([one.part_scores for one in done]) * (weights / weights.sum())[:, None, None]

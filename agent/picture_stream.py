@@ -17,6 +17,7 @@ from agent.stream import Stream, tag_of
 if TYPE_CHECKING:
     from agent.config import ImageSettings
     from agent.core.types import F32, Frame
+    from agent.core.workspace import Workspace
     from agent.ports import InboundMessage, PictureEncoder
 
 PICTURE_SCHEMA: Final = 2
@@ -40,12 +41,19 @@ class PictureStream(Stream):
     heir: PictureHeir | None
 
     def __init__(
-        self, name: str, topic: str, settings: ImageSettings, encoder: PictureEncoder, agent: str, max_bytes: int
+        self,
+        name: str,
+        topic: str,
+        settings: ImageSettings,
+        encoder: PictureEncoder,
+        agent: str,
+        max_bytes: int,
+        workspace: Workspace | None = None,
     ) -> None:
         super().__init__(name, topic, settings, agent, (encoder.name, encoder.digest), tuple(FAULTS.values()))
         self.encoder, self.heir = encoder, None
-        self._max_bytes = max_bytes
-        self.sight = PictureSight(settings, encoder, max_bytes)
+        self._max_bytes, self._workspace = max_bytes, workspace
+        self.sight = PictureSight(settings, encoder, max_bytes, workspace)
         self._saved_heir: dict[str, Any] | None = None  # of an earlier run, for when its encoder is here
         self.heatmap: bytes | None = None  # of the last alert, PNG
         self._begin()
@@ -181,7 +189,7 @@ class PictureStream(Stream):
     def use(self, encoder: PictureEncoder) -> None:
         """Begin with another version of the encoder: nothing was learnt yet, or it is given up."""
         self.disown()
-        self._see_with(PictureSight(self.settings, encoder, self._max_bytes))
+        self._see_with(PictureSight(self.settings, encoder, self._max_bytes, self._workspace))
 
     def _see_with(self, sight: PictureSight) -> None:
         self.sight, self.encoder = sight, sight.encoder
@@ -189,7 +197,7 @@ class PictureStream(Stream):
 
     def beget(self, encoder: PictureEncoder) -> None:
         """Have an heir with another version of the encoder, which learns from now on, or goes on where one was."""
-        sight = PictureSight(self.settings, encoder, self._max_bytes)
+        sight = PictureSight(self.settings, encoder, self._max_bytes, self._workspace)
         self.heir = PictureHeir(sight, self.sight, self._budget, self._interval_known())
         saved, self._saved_heir = self._saved_heir, None
         if saved is not None and saved["signature"] == self.signature_with(encoder):

@@ -21,10 +21,10 @@ from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState,
 from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
 from agent.core.detector import Due, WarmUp
-from agent.core.reference import Workspace
 from agent.core.types import Assessment, Frame, Sample
 from agent.core.views import plain, views_for
 from agent.core.windowing import Arrival
+from agent.core.workspace import Workspace
 from agent.picture_sight import Looked
 from agent.picture_stream import FAULTS, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
@@ -363,7 +363,8 @@ class Pipeline:
         stream: Stream
         if isinstance(settings, ImageSettings):
             pictures = cast("PictureEncoder", encoder)
-            stream = PictureStream(name, topic, settings, pictures, agent.id, agent.max_payload_bytes)
+            limit, work = agent.max_payload_bytes, self._workspace
+            stream = PictureStream(name, topic, settings, pictures, agent.id, limit, work)
         else:
             windows = cast("Encoder | None", encoder)
             bank = self._bank(settings, windows)

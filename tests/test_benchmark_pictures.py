@@ -63,9 +63,9 @@ class Mixing:
 def test_a_look_finds_what_the_detector_would_have_found():
     rng = np.random.default_rng(5)
     driver = Driver(Mixing(), PictureDetectorSettings(reference=PictureReferenceSettings(size=120, warm_up=110)))
-    for picture in rng.integers(0, 256, (115, 6, 6, 3)).astype(np.uint8):
+    for picture in rng.integers(0, 256, (118, 6, 6, 3)).astype(np.uint8):
         outputs = driver.encode(picture)
-        looked = driver.look(outputs) if len(driver.seconds) >= 110 else None
+        looked = driver.look(outputs) if len(driver.seconds) >= 115 else None
         found = driver.push(picture, outputs)
         if looked is not None:
             assert looked == pytest.approx((found.patch_score, found.pool_score, found.score))

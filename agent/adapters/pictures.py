@@ -36,6 +36,8 @@ _BASE64_STARTS: Final = (b"/9j/", b"iVBORw0KGg", b"UklGR", b"R0lGOD")  # how the
 _WHITE: Final = b" \t\r\n"
 _ORIENTATION: Final = 0x0112  # EXIF 2.32, table 4
 _SHARES: Final = {"WEBP": 0.25}  # of `max_pixels`: libwebp needs 16 bytes for each, the others 4 to 6
+_BLOCK_BYTES: Final = 1 << 20  # in which Pillow takes memory for pictures
+_KEPT_BLOCKS: Final = 4  # that it keeps for the next ones: pages that were given back have to be made anew
 _STRIP: Final = 16  # rows that are made at once of a picture that is far larger than needed
 _JPEG: Final = ("JPEG", "MPO")  # the second: JPEG with further pictures behind the first, as some cameras write it
 
@@ -79,11 +81,12 @@ def picture_problems(settings: PictureSettings) -> list[Problem]:
 
 
 def require_pillow() -> None:
-    """Load Pillow. Raises ConfigurationError if it is not installed."""
+    """Load Pillow, and have it keep a little memory. Raises ConfigurationError if it is not installed."""
     try:
         # With these four loaded, Pillow does not load its forty others when it meets something else.
         from PIL import (  # noqa: PLC0415  an extra
             GifImagePlugin,  # noqa: F401  as above
+            Image,
             JpegImagePlugin,  # noqa: F401  as above
             PngImagePlugin,  # noqa: F401  as above
             WebPImagePlugin,  # noqa: F401  as above
@@ -92,6 +95,8 @@ def require_pillow() -> None:
         raise ConfigurationError(
             [Problem("pictures", "the package pillow", "none", "pip install 'redshank[images]'")]
         ) from error
+    Image.core.set_block_size(_BLOCK_BYTES)
+    Image.core.set_blocks_max(_KEPT_BLOCKS)
 
 
 class PictureDecoder:
@@ -125,7 +130,7 @@ class PictureDecoder:
         self.ignored = tuple(ignored for _, ignored in self._parts)
 
     def decode(self, payload: bytes, received_at: float) -> list[Frame]:
-        """Return a frame for each of `tiles`. Raises PayloadRejected.
+        """Return a frame for each of `tiles`, not to be written to. Raises PayloadRejected.
 
         Each is stretched to the encoder's input, whatever its aspect ratio. What is ignored is grey: 127.
         """
@@ -152,10 +157,8 @@ class PictureDecoder:
         if (left, top, right, bottom) != (0, 0, *picture.size):
             picture = picture.crop((left, top, right, bottom))  # a filter would reach beyond it
         # Pillow's bilinear filter averages all that goes into a pixel; it is what encoders are calibrated with.
-        pixels = np.array(picture.resize(self._size, Image.Resampling.BILINEAR))
-        if ignored is not None:
-            np.copyto(pixels, NEUTRAL, where=ignored[:, :, None])
-        return pixels
+        pixels = np.asarray(picture.resize(self._size, Image.Resampling.BILINEAR))
+        return pixels if ignored is None else np.where(ignored[:, :, None], np.uint8(NEUTRAL), pixels)
 
 
 def _whole(begin: float, end: float, size: int) -> tuple[int, int]:

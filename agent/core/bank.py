@@ -23,19 +23,18 @@ from agent.core.lanes import Lanes, grown, trimmed
 from agent.core.quarantine import Accepted, Held, narrowed, widened
 from agent.core.reference import (
     GUARD_SAMPLES,
-    I8,
     PROVENANCE_BYTES,
     ROW_BYTES,
     AdmissionPolicy,
     ReferenceWindow,
-    Workspace,
     whole_seconds,
 )
 from agent.core.scoring import SCORERS, ScoreMethod
 from agent.core.season import Season
-from agent.core.types import F32, F64, I64, Assessment, Bools, Mode
+from agent.core.types import F32, F64, I8, I64, Assessment, Bools, Mode
 from agent.core.views import View, plain, windows
 from agent.core.windowing import RING_ROWS
+from agent.core.workspace import Workspace
 
 MIN_REFERENCES: Final = 32  # fewer than this give no distance
 VIEW_WEIGHT: Final = 1.2

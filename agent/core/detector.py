@@ -19,9 +19,9 @@ from agent.core.diary import Diary
 from agent.core.joint import JointReference
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
 from agent.core.quarantine import Quarantine
-from agent.core.reference import I8, ReferenceSettings
+from agent.core.reference import ReferenceSettings
 from agent.core.scoring import ScoreSettings
-from agent.core.types import F32, F64, I64, Bools, Duration, Mode, Sample, Settings, StreamPhase
+from agent.core.types import F32, F64, I8, I64, Bools, Duration, Mode, Sample, Settings, StreamPhase
 from agent.core.views import View
 from agent.core.windowing import RING_ROWS, Arrival, Grid, GridSettings
 

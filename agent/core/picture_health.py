@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from agent.core.types import F32, F64, U8, Bools, Frame
+from agent.core.workspace import Workspace
 
 LOW_SHARE: Final = 0.25  # of the usual deviation, and of the 2 % quantile of means
 CLIPPED: Final = 250  # gray levels from which a pixel is white
@@ -64,8 +65,9 @@ class Looks(msgspec.Struct, frozen=True):
 class PictureHealth:
     """The usual looks of a stream's pictures, and for how many they did not change. `ignored` bool [height, width]."""
 
-    def __init__(self, warm_up: int, ignored: Bools | None = None) -> None:
+    def __init__(self, warm_up: int, ignored: Bools | None = None, workspace: Workspace | None = None) -> None:
         self._warm_up = warm_up
+        self._workspace = workspace or Workspace()
         self._kept = None if ignored is None else ~ignored
         self._seen: list[Looks] = []
         self._limits: Looks | None = None  # least mean, least deviation, most clipped, least sharpness
@@ -111,7 +113,8 @@ class PictureHealth:
         """Count how long pictures have been the same."""
         few = pixels[::_EVERY, ::_EVERY]
         if self._first is not None:
-            changed = (few != self._first).any(axis=2)
+            differs = few != self._first
+            changed = differs[..., 0] | differs[..., 1] | differs[..., 2]  # `any` takes three times as long
             kept = changed if self._kept is None else changed[self._kept[::_EVERY, ::_EVERY]]
             if kept.mean() <= CHANGED_SHARE:
                 self.run += 1
@@ -122,19 +125,23 @@ class PictureHealth:
 
     def measure(self, pixels: U8) -> Looks:
         """Return the looks of a picture, uint8 [height, width, 3]."""
-        gray = pixels @ _LUMA
-        edges = gray[:-2, 1:-1] + gray[2:, 1:-1]
+        height, width, _ = pixels.shape
+        work = self._workspace
+        gray = np.matmul(work.floats(pixels), _LUMA, out=work.lend("gray", (height, width)))
+        edges: F32 = work.lend("edges", (height - 2, width - 2))
+        centre = work.lend("centre", edges.shape)
+        np.add(gray[:-2, 1:-1], gray[2:, 1:-1], out=edges)
         edges += gray[1:-1, :-2]
         edges += gray[1:-1, 2:]
-        edges -= 4.0 * gray[1:-1, 1:-1]
+        edges -= np.multiply(gray[1:-1, 1:-1], np.float32(4.0), out=centre)
         if self._kept is not None:
             gray, edges = gray[self._kept], edges[self._kept[1:-1, 1:-1]]
-        mean, variance = moments(gray)
+        mean, variance = moments(gray, work)
         return Looks(
             mean,
             float(np.sqrt(variance)),
             float(np.count_nonzero(gray >= CLIPPED)) / gray.size,
-            float(np.log((moments(edges)[1] + 1e-3) / (variance + 1e-3))),
+            float(np.log((moments(edges, work)[1] + 1e-3) / (variance + 1e-3))),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -152,11 +159,11 @@ class PictureHealth:
         self._first, self.run, self.longest = state["first"], state["run"], state["longest"]
 
 
-def moments(values: F32) -> tuple[float, float]:
+def moments(values: F32, workspace: Workspace) -> tuple[float, float]:
     """Return mean and variance of float32 values: one product each, several times faster than `var`."""
     flat = values.reshape(-1)
     mean = float(flat.mean())
-    away = flat - np.float32(mean)
+    away = np.subtract(flat, np.float32(mean), out=workspace.lend("away", flat.shape))
     return mean, float(away @ away) / flat.size
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.core.types import F32, F64, I64, Bools
+from agent.core.workspace import Workspace
 
 DIM: Final = 64  # of a whitened patch
 STRANGEST: Final = 5  # patches whose mean distance is a picture's
@@ -88,7 +89,10 @@ class PatchBank:
 
     _ARRAYS: Final = ("vectors", "squares", "cells", "born", "seen", "times", "marks")
 
-    def __init__(self, size: int, dim: int, inflow: float, near: Bools | None = None) -> None:
+    def __init__(
+        self, size: int, dim: int, inflow: float, near: Bools | None = None, workspace: Workspace | None = None
+    ) -> None:
+        self._workspace = workspace or Workspace()
         self.size, self.inflow = size, inflow  # the share of patches that is to enter
         self.near = near  # bool [cells, cells]: where a patch is looked for; None: anywhere
         self.vectors: F32 = np.zeros((size, dim), np.float32)
@@ -119,7 +123,8 @@ class PatchBank:
         """
         if self.filled == 0:
             return np.full(len(patches), np.inf, np.float32), np.zeros(len(patches), np.int64)
-        squared = (-2.0 * patches) @ self.vectors[: self.filled].T
+        squared = self._workspace.squares(len(patches), self.filled)
+        np.matmul(-2.0 * patches, self.vectors[: self.filled].T, out=squared)
         squared += self.squares[: self.filled]
         if self.near is not None:
             squared[~self.near[cells][:, self.cells[: self.filled]]] = np.inf
@@ -191,10 +196,14 @@ def first_radius(pictures: list[F32]) -> float:
 
     `pictures` float32 [n, dim] each, whitened.
     """
-    found = []
-    for place, one in enumerate(pictures):
-        others = np.concatenate([other for index, other in enumerate(pictures) if index != place])
-        squared = np.square(others).sum(axis=1) - 2.0 * one @ others.T
+    every = np.concatenate(pictures)
+    squares = np.square(every).sum(axis=1)
+    found, first = [], 0
+    for one in pictures:
+        squared = 2.0 * one @ every.T
+        np.subtract(squares, squared, out=squared)
+        squared[:, first : first + len(one)] = np.inf  # of the picture itself
+        first += len(one)
         found.append(squared.min(axis=1) + np.square(one).sum(axis=1))
     least = np.maximum(np.concatenate(found), LEAST_DISTANCE**2)
     return float(np.log(np.median(least)) / 2.0)

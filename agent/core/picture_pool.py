@@ -17,7 +17,7 @@ from agent.core.types import F32, F64, I64
 MIN_PICTURES: Final = 100  # fewer have no covariance worth the name
 MIXTURES: Final = 32  # of channels
 STEP_ROWS: Final = 125
-_BLOCKS: Final = 4  # in which a covariance is inverted
+_BLOCKS: Final = 8  # in which a covariance is inverted
 _LEAST_SPREAD: Final = 1e-3  # of the mean spread
 
 
@@ -29,7 +29,11 @@ def pooled(maps: list[F32], sides: list[F32]) -> F32:
     """
     made = []
     for one, side in zip(maps, sides, strict=True):
-        made += [one.mean(axis=0), one.std(axis=0), (side @ one @ mixtures(one.shape[1])).reshape(-1)]
+        count = np.float32(len(one))
+        mean = np.add.reduce(one) / count
+        away = one - mean  # by hand in half of `std`'s time, which finds the mean once more
+        made += [mean, np.sqrt(np.add.reduce(np.square(away, out=away)) / count)]
+        made += [(side @ one @ mixtures(one.shape[1])).reshape(-1)]
     return np.concatenate(made).astype(np.float32)
 
 

@@ -21,6 +21,7 @@ from agent.core.picture_reference import ESCAPE_FRAMES, REFUSE_P, Picture, Pictu
 from agent.core.picture_settings import PictureAssessment, PictureDetectorSettings
 from agent.core.picture_warmup import PictureWarmUp
 from agent.core.types import F32, I64, U8, Bools, Frame, StreamPhase
+from agent.core.workspace import Workspace
 
 EXAMPLES_EACH: Final = 8  # patches kept for each picture of the reference, on average
 MOST_TURNED_AWAY: Final = 12  # pictures; one of them takes a millisecond to learn
@@ -37,17 +38,22 @@ class PictureDetector:
     """
 
     def __init__(
-        self, settings: PictureDetectorSettings, shapes: list[tuple[int, ...]], ignored: Bools | None = None
+        self,
+        settings: PictureDetectorSettings,
+        shapes: list[tuple[int, ...]],
+        ignored: Bools | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
+        workspace = workspace or Workspace()
         self.settings = settings
         reference = settings.reference
         self.layout = Layout(shapes, ignored)
         self.grid, cells = self.layout.grids[-1], self.layout.kept[-1]
-        self.light = Light(ignored)
+        self.light = Light(ignored, workspace)
         self.quarantine = PictureQuarantine()
         near = neighbourhood(*self.grid) if settings.position is Position.SAME else None
         inflow = min(0.5, EXAMPLES_EACH / len(cells))
-        bank = PatchBank(EXAMPLES_EACH * reference.size, min(DIM, shapes[-1][2]), inflow, near)
+        bank = PatchBank(EXAMPLES_EACH * reference.size, min(DIM, shapes[-1][2]), inflow, near, workspace)
         dim = pooled_size([shape[2] for shape in shapes], self.layout.sides)
         self.memory = PictureMemory(bank, cells, reference.size, dim)
         self._gate = PictureGate(settings.mode, settings.adapt_after_s)
@@ -81,7 +87,7 @@ class PictureDetector:
         return self.memory.bytes + warm_up + self.quarantine.bytes
 
     def prepare(self, frame: Frame) -> U8:
-        """Return a picture as it is to be encoded, uint8 [height, width, 3]."""
+        """Return a picture as it is to be encoded, uint8 [height, width, 3]: valid until the next one is prepared."""
         return self.light.prepare(frame.pixels)
 
     def push(self, frame: Frame, outputs: list[F32]) -> PictureAssessment | None:

@@ -13,8 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from agent.core.reference import I8
-from agent.core.types import F32, F64, I64, Bools
+from agent.core.types import F32, F64, I8, I64, Bools
 
 MAX_WINDOWS: Final = 64  # for each alert: how it began, and the newest
 KEPT_FIRST: Final = 32  # of these; without them the next such event would raise an alert where it begins

@@ -6,15 +6,16 @@ output quantization, so nothing is lost. Distances are exact in the quantized sp
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.core.lanes import LaneArrays, Lanes, grown, kept, trimmed
-from agent.core.types import F32, F64, I64, Bools, Mode, Settings
+from agent.core.types import F32, F64, I8, I64, Bools, Mode, Settings
 
-I8 = npt.NDArray[np.int8]
+if TYPE_CHECKING:
+    from agent.core.workspace import Workspace
 
 PROVENANCE_BYTES: Final = 5  # of each reference: its time and mark
 ROW_BYTES: Final = 4  # of each, where it can be embedded anew: its row
@@ -95,28 +96,6 @@ class AdmissionPolicy(LaneArrays):
         admitted &= ~limited | (credit >= 1.0)
         self.credit[rows] = credit - (admitted & limited)
         return admitted, run % GUARD_SAMPLES <= 1
-
-
-class Workspace:
-    """Scratch memory shared by all streams of one worker: references as float32 while they are compared."""
-
-    def __init__(self) -> None:
-        self._floats: F32 = np.empty(0, np.float32)
-        self._squares: F32 = np.empty(0, np.float32)
-
-    def floats(self, values: I8) -> F32:
-        """Return `values` as float32 of the same shape; valid until the next call."""
-        if self._floats.size < values.size:
-            self._floats = np.empty(values.size, np.float32)
-        out = self._floats[: values.size].reshape(values.shape)
-        np.copyto(out, values)
-        return out
-
-    def squares(self, lanes: int, references: int) -> F32:
-        """Return room for squared distances, float32 [lanes, references]; valid until the next call."""
-        if self._squares.size < lanes * references:
-            self._squares = np.empty(lanes * references, np.float32)
-        return self._squares[: lanes * references].reshape(lanes, references)
 
 
 class ReferenceWindow:

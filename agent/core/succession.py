@@ -15,8 +15,7 @@ import numpy as np
 from agent.core.bank import DetectorBank, WarmUpPart
 from agent.core.detector import StreamDetector, Waiting
 from agent.core.quarantine import Accepted, Held, fields
-from agent.core.reference import I8
-from agent.core.types import F32, I64
+from agent.core.types import F32, I8, I64
 from agent.core.views import View, windows
 
 _AT_ONCE: Final = 256  # windows

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from agent.core.bank import DetectorBank
 from agent.core.budget import FROZEN_SHARE
 from agent.core.detector import Due, StreamDetector, WarmUp
-from agent.core.reference import Workspace
 from agent.core.types import F64, Sample, StreamPhase
 from agent.core.views import plain, views_for
+from agent.core.workspace import Workspace
 from agent.ports import Encoder
 from converter.finetune.disturbances import KINDS, LONGEST, STRENGTHS, disturb, length_of, unit_of
 from converter.finetune.recorded import FinetuneError, Recorded

@@ -6,9 +6,10 @@ import numpy as np
 
 from agent.core.bank import DetectorBank
 from agent.core.detector import DetectorSettings, WarmUp
-from agent.core.reference import ReferenceSettings, Workspace
+from agent.core.reference import ReferenceSettings
 from agent.core.types import Sample
 from agent.core.views import plain, views_for
+from agent.core.workspace import Workspace
 
 SMALL = ReferenceSettings(size=200, warm_up=150)
 

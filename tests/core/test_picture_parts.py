@@ -53,9 +53,12 @@ def test_contributions_sum_to_the_squared_distance(seed):
 
 @given(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=20))
 def test_shares_sum_to_one(distances):
-    found = shared(np.array(distances, np.float32))
+    given_ = np.array(distances, np.float32)
+    found = shared(given_)
     assert found.sum() == pytest.approx(1.0, abs=1e-4)
     assert (found >= 0).all()
+    if (given_ > np.median(given_)).any():
+        assert np.array_equal(found > 0, given_ > np.median(given_))
 
 
 def test_heat_is_where_the_evidence_is_and_nowhere_else():

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.lanes import Lanes, grown
-from agent.core.reference import RENEWAL, RENEWAL_BURST, AdmissionPolicy, ReferenceWindow, Workspace
+from agent.core.reference import RENEWAL, RENEWAL_BURST, AdmissionPolicy, ReferenceWindow
 from agent.core.scoring import SCORERS, ScoreMethod, nearest_distance, smallest
 from agent.core.types import Mode
+from agent.core.workspace import Workspace
 from tests import oracles
 
 

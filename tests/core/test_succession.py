@@ -8,10 +8,11 @@ import pytest
 from agent.core.bank import MIN_REFERENCES, DetectorBank
 from agent.core.lanes import LARGE_BYTES, trimmed
 from agent.core.quarantine import Held
-from agent.core.reference import ReferenceSettings, Workspace
+from agent.core.reference import ReferenceSettings
 from agent.core.succession import Succession
 from agent.core.types import Mode
 from agent.core.views import plain, views_for
+from agent.core.workspace import Workspace
 from tests.core.streams import Lone, changed, decide, feed, normal
 
 LENGTH = 64

@@ -18,7 +18,7 @@ from agent.adapters.mqtt.broker import BAD_CREDENTIALS, Protocol, endpoint, hint
 from agent.adapters.mqtt.echo import DeafError, Echo
 from agent.adapters.mqtt.events import MqttEvents
 from agent.adapters.mqtt.fallback import Brokers
-from agent.adapters.mqtt.frames import FrameReader
+from agent.adapters.mqtt.frames import FrameReader, packed_publication
 from agent.adapters.mqtt.orders import Publication
 from agent.adapters.mqtt.paho_client import CONNECT_TIMEOUT_S, command_of, make_client, options, reachable
 from agent.adapters.mqtt.rivalry import TAKEN_OVER, Rivalry
@@ -266,7 +266,7 @@ class Connector:
                 self._events.on_oversized(topic, size_bytes)
 
     def _carry_out(self, wire: Wire) -> None:
-        """Do what other threads have ordered. PUBACK is packed here: paho would make a write of each."""
+        """Do what other threads have ordered. PUBACK and QoS 0 are packed here: paho makes a write of each."""
         orders, current = self._orders, self._connection
         packets = bytearray()
         while orders.acknowledgements:
@@ -281,7 +281,11 @@ class Connector:
             if self.open:
                 self._send_changes(self._ledger.changes())
         while self.open and orders.publications and len(self._tokens) < self._window:
-            self._send_publication(orders.publications.popleft())
+            one = orders.publications.popleft()
+            if one.qos or one.correlation_data is not None:
+                self._send_publication(one)
+            else:
+                wire.send(packed_publication(one.topic, one.payload, retain=one.retain, mqtt5=self._mqtt5))
         if self._client.want_write():
             self._client.loop_write()
 

@@ -213,6 +213,18 @@ class FrameReader:
         self.oversized.append((data[at + 2 : after].decode(errors="replace"), length))
 
 
+def packed_publication(topic: str, payload: bytes, *, retain: bool, mqtt5: bool) -> bytes:
+    """Return a PUBLISH packet of QoS 0, without properties."""
+    name = topic.encode()
+    body = len(name).to_bytes(2, "big") + name + (b"\0" if mqtt5 else b"") + payload
+    length, left = bytearray(), len(body)
+    while True:
+        left, low = divmod(left, 128)
+        length.append(low | 128 if left else low)
+        if not left:
+            return bytes((PUBLISH << 4 | retain,)) + length + body
+
+
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:

@@ -327,6 +327,16 @@ def test_what_was_taken_over_survives_a_reconnect_once_and_in_order(make_mosquit
     assert arrived == sorted(set(arrived))  # at least once; here the broker had lost what it had acknowledged
 
 
+@BOTH
+@pytest.mark.parametrize("size", [0, 100, 5_000, 300_000])  # the length takes one byte, two, three
+def test_what_needs_no_acknowledgement_arrives_as_it_is(mosquitto, make_client, make_peer, protocol, size):
+    peer = make_peer(mosquitto, "hall/ä")
+    client, _ = make_client(mosquitto.url, protocol=protocol)
+    assert client.publish("hall/ä", bytes(size), qos=0, retain=size == 100)
+    wait_until(lambda: peer.received)
+    assert peer.received == [("hall/ä", bytes(size), size == 100)]
+
+
 def test_a_publication_that_the_broker_refuses_is_reported_in_words(make_mosquitto, make_client, tmp_path):
     (tmp_path / "word").write_text("secret\n")
     (tmp_path / "word").chmod(0o600)

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from agent.core.bank import DetectorBank
 from agent.core.budget import FROZEN_SHARE
 from agent.core.detector import DetectorSettings, Due, StreamDetector, WarmUp
-from agent.core.reference import ReferenceSettings, Workspace
+from agent.core.reference import ReferenceSettings
 from agent.core.types import F32, F64, Mode, Sample
 from agent.core.views import plain
 from agent.core.windowing import GridSettings
+from agent.core.workspace import Workspace
 from tests.benchmarks.detection.encoders import BenchmarkEncoder
 
 BATCH_LANES = 384  # channels decided in one go: large enough that calls cost little, small enough for the cache
