@@ -191,11 +191,13 @@ def _check(options: argparse.Namespace) -> int:
     from agent.app import load_encoders  # noqa: PLC0415  as above
     from agent.checks import check_secret_files, warnings  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
+    from agent.memory_estimate import doubts, estimate, told  # noqa: PLC0415  as above
 
     configuration = load_configuration(options.file)
-    load_encoders(configuration)
+    encoders = load_encoders(configuration)
     check_secret_files(configuration)
-    for warning in warnings(configuration):
+    memory = estimate(configuration, encoders)
+    for warning in [*warnings(configuration), *doubts(memory)]:
         sys.stdout.write(f"warning: {warning}\n")
     if options.draw is not None:
         from agent.adapters.picture_drawing import draw  # noqa: PLC0415  as above
@@ -205,6 +207,8 @@ def _check(options: argparse.Namespace) -> int:
         settings = one_of(configuration, options.stream, ImageSettings, "--draw")
         options.out.write_bytes(draw(options.draw.read_bytes(), settings))
         sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
+    for line in told(memory):
+        sys.stdout.write(f"{line}\n")
     count = len(configuration.streams)
     sys.stdout.write(f"{options.file}: good, {count} {'stream' if count == 1 else 'streams'}\n")
     return 0

@@ -240,7 +240,7 @@ class Pipeline:
             if len(self._refused) < self._configuration.agent.max_streams:
                 self._refused.add(route.topic)
             raise PayloadRejected(RejectReason.TOO_MANY_STREAMS)
-        stream = self._make(route.name, route.topic, route.settings)
+        stream = self.make(route.name, route.topic, route.settings)
         if self.restore is not None:
             self.restore(stream)
         self.streams[stream.name] = stream
@@ -343,7 +343,7 @@ class Pipeline:
 
     def _renewed(self, old: Stream, settings: StreamSettings, now: float, outcome: Outcome) -> tuple[Stream, Fate]:
         """Return the stream that takes the place of one whose settings were others, and whether it learns anew."""
-        stream = self._make(old.name, old.topic, settings)
+        stream = self.make(old.name, old.topic, settings)
         if type(stream) is type(old) and old.encoder is not None:
             if settings.encoder_name == old.settings.encoder_name:
                 self.use(stream, old.encoder)  # it is carried over later, if that is an earlier version
@@ -357,7 +357,8 @@ class Pipeline:
         old.begin_anew()  # what it had learnt is let go
         return stream, Fate.CHANGED if kept else Fate.ANEW
 
-    def _make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
+    def make(self, name: str, topic: str, settings: StreamSettings) -> Stream:
+        """Return a new stream, which is not watched yet."""
         encoder = self.encoders.get(settings.encoder_name)
         agent = self._configuration.agent
         stream: Stream

@@ -52,6 +52,14 @@ class TopicPattern:
         return CHANNEL in self._levels
 
     @property
+    def makes_many(self) -> bool:
+        """Tell whether its wildcards tell streams apart, so that there may be several."""
+        return any(
+            (level in _WILDCARDS and index not in self._aside) or (level == "#" and not self.joins)
+            for index, level in enumerate(self._levels)
+        )
+
+    @property
     def example(self) -> str:
         """Return the own topic of a stream that matches."""
         levels = self._levels[:-1] if self.joins and self._levels[-1] == "#" else self._levels

@@ -117,7 +117,10 @@ def finish(process, *, number=None):
 def test_a_good_configuration_is_called_good(configure, capsys):
     path = configure()
     assert main(["check", str(path)]) == 0
-    assert capsys.readouterr().out == f"{path}: good, 1 stream\n"
+    memory, more, good = capsys.readouterr().out.splitlines()
+    assert memory.startswith("memory: about 88 MB of agent.memory_limit's 256: 80 for the program, 8 for messages")
+    assert re.fullmatch(r"  pump: 0\.\d+ MB for each stream; room for \d+ more", more)
+    assert good == f"{path}: good, 1 stream"
 
 
 def test_the_example_configuration_is_good(capsys):

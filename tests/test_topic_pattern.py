@@ -122,3 +122,21 @@ def test_a_shared_filter_matches_as_without_its_group():
     assert wildcard_parts("$share/agents/+/a", "$SYS/a") is None
     assert wildcard_parts("$share/agents/$SYS/+", "$SYS/a") == ["a"]
     assert TopicPattern("$share/agents").match("agents") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "aside", "many"),
+    [
+        ("plant/pump", (), False),
+        ("plant/+", (), True),
+        ("plant/{device}/x", (), True),
+        ("plant/#", (), True),
+        ("plant/{channel}", (), False),
+        ("plant/{channel}/#", (), False),
+        ("+/{channel}/#", (), True),
+        ("spBv1.0/plant/+/node", (2,), False),
+        ("spBv1.0/plant/#", (2,), True),
+    ],
+)
+def test_wildcards_that_tell_streams_apart_make_many(text, aside, many):
+    assert TopicPattern(text, aside).makes_many is many

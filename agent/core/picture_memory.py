@@ -43,8 +43,8 @@ class PictureMemory:
 
     @property
     def bytes(self) -> int:
-        """Return what it takes."""
-        return self.bank.bytes + self.ring.bytes + (0 if self.fit is None else self.fit.precision.nbytes)
+        """Return what it takes, with a fit that may yet have to be made."""
+        return self.bank.bytes + self.ring.bytes + self.ring.pooled.shape[1] ** 2 * self.ring.pooled.itemsize
 
     @property
     def scale(self) -> ScoreScale:
