@@ -8,6 +8,8 @@ import pytest
 from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from tests.benchmarks.pictures.drive import Driver
 from tests.benchmarks.pictures.measures import augmented, auroc, enlarged, kept_promise, lit
+from tests.benchmarks.pictures.pasted import KINDS, pasted
+from tests.benchmarks.pictures.sets import SIDE
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -48,6 +50,17 @@ def test_a_promise_is_kept_where_as_many_normal_ones_alarm_as_were_promised():
     assert found["alarms"] == found["promised"] == 10
     assert (found["recall"], found["cold"], found["later"]) == (0.5, 0.5, 0.5)
     assert found["ideal"] == 0.75
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pasted_defect_changes_what_its_mask_says(kind):
+    rng = np.random.default_rng(3)
+    picture, other = rng.integers(60, 200, (2, SIDE, SIDE, 3)).astype(np.uint8)
+    made, mask = pasted(kind, picture, other, rng)
+    assert (made.shape, made.dtype) == (picture.shape, np.uint8)
+    changed = np.abs(made.astype(int) - picture).max(axis=2)
+    assert 10 < mask.sum() < 0.45 * SIDE * SIDE
+    assert changed[mask].mean() > 5 * changed[~mask].mean()
 
 
 class Mixing:

@@ -1,17 +1,11 @@
-"""Where in a picture: the cells of the encoder's grids, and what each has to do with the scores."""
+"""Where in a picture: the cells of the encoder's grids, and each patch's share of what is strange."""
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
-from agent.core.picture_pool import Gaussian, mixtures, sides_of
+from agent.core.picture_pool import sides_of
 from agent.core.types import F32, F64, I64, Bools
-
-SMOOTHED: Final = 1.5  # cells of the finest grid, standard deviation
-HOT: Final = 1.75  # evidence at which heat is a half
-_SOFT: Final = 0.5  # evidence over which heat grows e-fold where it is low
 
 
 class Layout:
@@ -87,42 +81,3 @@ def _median(values: F32) -> np.float32:
         return np.float32(np.partition(values, middle)[middle])
     low, high = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
     return np.float32((low + high) / np.float32(2.0))
-
-
-def contributions(fit: Gaussian, features: F32, maps: list[F32], sides: list[F32]) -> list[F64]:
-    """Return what each cell of each map, float32 [cells, dim], adds to the squared distance, float64 [cells] each.
-
-    The distance is linear in the picture's deviation once one side of the quadratic form is held, and all that is
-    pooled are sums over cells: in sum these are the squared distance of `features`, float32 [all].
-    """
-    weights = ((fit.precision @ fit.deviations(features)) / fit.spread).astype(np.float64)
-    made, first = [], 0
-    for one, side in zip(maps, sides, strict=True):
-        (cells, dim), mixed = one.shape, mixtures(one.shape[1])
-        last = first + 2 * dim + len(side) * mixed.shape[1]
-        middle, wide = slice(first, first + dim), slice(first + dim, first + 2 * dim)
-        apart = slice(first + 2 * dim, last)
-        first = last
-        beside = one - features[middle]
-        away = np.square(beside) / np.maximum(features[wide], 1e-6)
-        by_mean = (one - fit.mean[middle]) @ weights[middle]
-        by_side = (side.T @ weights[apart].reshape(len(side), mixed.shape[1]) * (beside @ mixed)).sum(axis=1)
-        usual = float(fit.mean[apart] @ weights[apart])
-        made.append((by_mean + (away - fit.mean[wide]) @ weights[wide] - usual) / cells + by_side)
-    return made
-
-
-def heat_of(evidence: F64, kept: Bools) -> F32:
-    """Return evidence float64 [rows, columns], smoothed among kept cells, as heat in 0..1, float32; 0 elsewhere.
-
-    Beyond the edge nothing is made up: a cell there is the mean of its neighbours that exist.
-    """
-    across = [_kernel(size) for size in evidence.shape]
-    weight = across[0] @ kept.astype(np.float64) @ across[1]
-    smooth = across[0] @ np.where(kept, evidence, 0.0) @ across[1] / np.maximum(weight, 1e-9)
-    return np.where(kept, 1.0 / (1.0 + np.exp((HOT - smooth) / _SOFT)), 0.0).astype(np.float32)
-
-
-def _kernel(size: int) -> F64:
-    place = np.arange(size)
-    return np.asarray(np.exp(-np.square(place[:, None] - place) / (2.0 * SMOOTHED**2)))

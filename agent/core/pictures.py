@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.picture_heat import FULL_VOTE, PATCH_WEIGHT, UsualCells, contributions, heat_of
 from agent.core.picture_light import Light
 from agent.core.picture_memory import PictureMemory
-from agent.core.picture_parts import Layout, contributions, heat_of, shared
+from agent.core.picture_parts import Layout, shared
 from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
 from agent.core.picture_pool import pooled, pooled_size
 from agent.core.picture_quarantine import PictureQuarantine
@@ -25,7 +26,6 @@ from agent.core.workspace import Workspace
 
 EXAMPLES_EACH: Final = 8  # patches kept for each picture of the reference, on average
 MOST_TURNED_AWAY: Final = 12  # pictures; one of them takes a millisecond to learn
-PATCH_WEIGHT: Final = 1.0  # of a patch's log distance in the heat
 _UNKNOWN: Final = float("nan")
 
 
@@ -56,6 +56,8 @@ class PictureDetector:
         bank = PatchBank(EXAMPLES_EACH * reference.size, min(DIM, shapes[-1][2]), inflow, near, workspace)
         dim = pooled_size([shape[2] for shape in shapes], self.layout.sides)
         self.memory = PictureMemory(bank, cells, reference.size, dim)
+        each = [(len(kept), shape[2]) for kept, shape in zip(self.layout.kept, shapes, strict=True)]
+        self._usual = UsualCells(each, reference.size)
         self._gate = PictureGate(settings.mode, settings.adapt_after_s)
         self._warm_up: PictureWarmUp | None = PictureWarmUp(
             min(reference.warm_up, reference.size), shapes[-1][2], cells, bank
@@ -84,7 +86,7 @@ class PictureDetector:
     def bytes(self) -> int:
         """Return the memory it takes, about."""
         warm_up = 0 if self._warm_up is None else self._warm_up.bytes
-        return self.memory.bytes + warm_up + self.quarantine.bytes
+        return self.memory.bytes + self._usual.bytes + warm_up + self.quarantine.bytes
 
     def prepare(self, frame: Frame) -> U8:
         """Return a picture as it is to be encoded, uint8 [height, width, 3]: valid until the next one is prepared."""
@@ -99,6 +101,7 @@ class PictureDetector:
         maps = self.layout.maps(outputs)
         features = pooled(maps, self.layout.sides)
         if self._warm_up is not None:
+            self._usual.learn(maps)
             self._learn_first(self._warm_up, frame, number, features, maps[-1])
             return None
         memory = self.memory
@@ -113,6 +116,7 @@ class PictureDetector:
             self._turned_away.append(picture)
         else:
             rare = p_value <= REFUSE_P
+            self._usual.learn(maps)
             memory.admit(picture, found, rare=rare)
             if rare:
                 self._catch_up(number)
@@ -210,19 +214,22 @@ class PictureDetector:
     def heat(self, outputs: list[F32]) -> F32:
         """Return where a picture is strange, float32 [rows, columns] of the finest grid, in 0..1. Not while learning.
 
-        The cube root of what each cell adds to the whole picture's distance, in units of what is usual, and the
-        logarithm of how far each patch is from its nearest example.
+        Evidence is the logarithm of how far each patch is from its nearest example, and the cube root of what each cell
+        adds to the whole picture's distance, in units of what is usual. The latter votes; until 100 pictures are known,
+        the former.
         """
         maps = self.layout.maps(outputs)
         _, (distances, _) = self._compare(maps[-1])
         fit, scale = self.memory.fit, self.memory.scale
         evidence = PATCH_WEIGHT * self.layout.spread(np.log(distances.astype(np.float64)) - scale.patch[0])
+        votes = evidence
         if fit is not None and scale.pool is not None:
             usual = float(np.exp(scale.pool[0])) / int(self.layout.visible.sum())
             sides = self.layout.sides
-            added = self.layout.gather(contributions(fit, pooled(maps, sides), maps, sides))
-            evidence = evidence + np.cbrt(added / usual)
-        return heat_of(evidence, self.layout.visible)
+            each = contributions(fit, pooled(maps, sides), maps, sides, self._usual.apart())
+            added = self.layout.gather(each) / usual
+            evidence, votes = evidence + np.cbrt(added), added / FULL_VOTE
+        return heat_of(evidence, np.tanh(np.maximum(votes, 0.0)), self.layout.visible)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is needed to go on as if never stopped."""
@@ -233,6 +240,7 @@ class PictureDetector:
             "quarantine": self.quarantine.snapshot(),
             "gate": self._gate.snapshot(),
             "memory": self.memory.snapshot(),
+            "usual": self._usual.snapshot(),
             "warm_up": None if self._warm_up is None else self._warm_up.snapshot(),
             "whitening": None if whitening is None else [whitening.mean, whitening.basis],
             "refused": None if self._refused is None else self._refused.packed(),
@@ -246,6 +254,8 @@ class PictureDetector:
         self.quarantine.restore(state["quarantine"])
         self._gate.restore(state["gate"])
         self.memory.restore(state["memory"])
+        if "usual" in state:  # what was learnt before there was such a thing is as good without
+            self._usual.restore(state["usual"])
         if state["warm_up"] is None:
             self._warm_up = None
         else:

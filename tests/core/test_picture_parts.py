@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.picture_parts import Layout, contributions, heat_of, kept_cells, shared
-from agent.core.picture_pool import GaussianBuild, pooled
+from agent.core.picture_parts import Layout, kept_cells, shared
 
 
 def test_a_cell_is_ignored_where_half_of_its_pixels_are():
@@ -38,19 +37,6 @@ def test_what_is_gathered_keeps_its_sum():
     assert np.array_equal(layout.spread(np.arange(9.0))[::2, ::2].ravel(), np.arange(9.0))
 
 
-@given(st.integers(0, 200))
-def test_contributions_sum_to_the_squared_distance(seed):
-    rng = np.random.default_rng(seed)
-    pictures = [
-        [rng.normal(2, 1, (16, 3)).astype(np.float32), rng.normal(0, 2, (4, 2)).astype(np.float32)] for _ in range(40)
-    ]
-    sides = Layout([(4, 4, 3), (2, 2, 2)]).sides
-    fit, _ = GaussianBuild(np.array([pooled(one, sides) for one in pictures])).finish()
-    features = pooled(pictures[0], sides)
-    total = sum(float(one.sum()) for one in contributions(fit, features, pictures[0], sides))
-    assert total == pytest.approx(float(fit.distances(features[None])[0]), rel=1e-2, abs=1e-3)
-
-
 @given(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=20))
 def test_shares_sum_to_one(distances):
     given_ = np.array(distances, np.float32)
@@ -59,21 +45,3 @@ def test_shares_sum_to_one(distances):
     assert (found >= 0).all()
     if (given_ > np.median(given_)).any():
         assert np.array_equal(found > 0, given_ > np.median(given_))
-
-
-def test_heat_is_where_the_evidence_is_and_nowhere_else():
-    evidence = np.zeros((9, 9))
-    evidence[0, 0] = 60.0
-    kept = np.ones((9, 9), np.bool_)
-    kept[8] = False
-    heat = heat_of(evidence, kept)
-    assert heat.dtype == np.float32
-    assert heat.argmax() == 0
-    assert heat[0, 0] > 0.9
-    assert heat[4:8].max() < 0.1
-    assert (heat[8] == 0).all()
-
-
-def test_edges_are_neither_hotter_nor_colder():
-    heat = heat_of(np.full((5, 7), 1.5), np.ones((5, 7), np.bool_))
-    assert np.ptp(heat) < 1e-6
