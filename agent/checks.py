@@ -29,12 +29,6 @@ def warnings(configuration: Configuration) -> list[str]:
         for stream in configuration.streams
         if stream.topic.startswith("$share/")
     ]
-    found += [
-        f"stream {stream.name}: decides {1.0 / (stream.stride * _period_s(stream)):,.0f} times a second for each topic, "
-        "and each decision costs a small device a few milliseconds; raise stride"
-        for stream in configuration.streams
-        if isinstance(stream, SensorSettings) and stream.stride * _period_s(stream) * BUSY_PER_S < 1.0
-    ]
     whole = configuration.agent.false_alarms
     stated_per_s = 0.0
     for stream in configuration.streams:
@@ -42,6 +36,11 @@ def warnings(configuration: Configuration) -> list[str]:
             interval_s = stream.every_s or 1.0
         else:
             interval_s = stream.stride * _period_s(stream)
+            if interval_s * BUSY_PER_S < 1.0:
+                found.append(
+                    f"stream {stream.name}: decides {1.0 / interval_s:,.0f} times a second for each topic, and each "
+                    "decision costs a small device a few milliseconds; raise stride"
+                )
         budget = stream.alert.budget_for(stream.mode)
         if stream.alert.false_alarms is not None:
             stated_per_s += budget.rate_per_s(interval_s)
