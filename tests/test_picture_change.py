@@ -10,11 +10,12 @@ import pytest
 
 from agent.adapters.store import Store
 from agent.adapters.tflite import load_picture_encoder
-from agent.app import save_all, with_defaults
+from agent.app import with_defaults
 from agent.bundle import load_bundle
 from agent.carry_over import SHADOW_DECISIONS
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
+from agent.saving import save_all
 from tests.eye_versions import eye
 from tests.scenes import lorry
 from tests.test_picture_stream import BEGUN, TOPIC, WARM_UP, Camera, told
