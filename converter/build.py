@@ -36,7 +36,8 @@ PROVENANCE: Final = "PROVENANCE.md"
 REPORT: Final = "report.json"
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _PROBED: Final = 48  # held-out inputs whose ranges are compared with the representative ones
-_FLOAT_BATCH: Final = 16  # pictures in one call of the float network, in double precision
+_FLOAT_BATCH: Final = 16  # inputs at most in one call of the float network
+_FLOAT_VALUES: Final = 200_000  # of them in double precision: what its layers make of more leaves the cache
 
 
 class About(msgspec.Struct, frozen=True):
@@ -223,7 +224,8 @@ def float_outputs(network: Any, inputs: Any) -> list[F32]:
     """
     single = isinstance(network, NetworkFile)  # it may hold types that are written down
     exact = network if single else copy.deepcopy(network).double().eval()  # a traced network forgets its mode in a copy
-    batch = (network.batch if single else None) or _FLOAT_BATCH
+    few = _FLOAT_BATCH if single else max(1, min(_FLOAT_BATCH, _FLOAT_VALUES // max(1, np.asarray(inputs[:1]).size)))
+    batch = (network.batch if single else None) or few
     made: list[list[F32]] = []
     with torch.no_grad(), quiet(), _DepthwiseByShifts():
         for start in range(0, len(inputs), batch):

@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--reduced", action="store_true", help="the reduced form on a GPU too")
     train.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--held-out", type=int, default=300, help="streams to try the network on; default: 300")
     _finetune_parser(commands)
     return top
 
@@ -317,7 +318,9 @@ def _pretrain(options: argparse.Namespace) -> int:
     from converter.pretrain.train import EPISODES, pretrain  # noqa: PLC0415  needs torch
 
     episodes = EPISODES if options.reduced and options.episodes is None else options.episodes
-    figures = pretrain(options.out, episodes=episodes, seed=options.seed, device=options.device)
+    figures = pretrain(
+        options.out, episodes=episodes, seed=options.seed, held_out=options.held_out, device=options.device
+    )
     sys.stdout.write(json.dumps(figures) + "\n")
     return 0
 

@@ -63,16 +63,19 @@ class FloatModel:
             raise TooFewInputsError(
                 f"expected at least {largest} representative inputs, found {len(inputs)}; give more"
             )
-        found: Ranges = {}
-        with _tool(self.content, "int8") as tool:
-            for start in range(0, len(inputs) - largest + 1, largest):
-                given = inputs[start : start + largest].astype(np.float32)
-                seen = tool.calibrate({f"batch_{largest}": [{"args_0": given}]})
-                for name, one in seen.items():
-                    known = found.setdefault(name, one)
-                    known["min"] = np.minimum(known["min"], one["min"])
-                    known["max"] = np.maximum(known["max"], one["max"])
-        return found
+        from ai_edge_quantizer import calibrator, recipe_manager  # noqa: PLC0415  heavy, and only here
+        from ai_edge_quantizer.utils.qsv_utils import min_max_update  # noqa: PLC0415  as above
+
+        starts = range(0, len(inputs) - largest + 1, largest)
+        given = [{"args_0": inputs[start : start + largest].astype(np.float32)} for start in starts]
+        with quiet():
+            manager = recipe_manager.RecipeManager()
+            manager.load_quantization_recipe(_recipe("int8"))
+            # The quantizer's own `calibrate` forgets what is behind it, by a moving average.
+            found = calibrator.Calibrator(self.content, qsv_update_func=min_max_update)
+            found.calibrate({f"batch_{largest}": given}, manager)
+        made: Ranges = found.get_model_qsvs()
+        return made
 
     def quantized(self, precision: str, ranges: Ranges) -> bytes:
         """Return the model in one of PRECISIONS; int8 in and out for "int8", float32 in and out for all others.

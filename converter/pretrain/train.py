@@ -83,7 +83,7 @@ def pretrain(
     episodes: int | None = None,
     seed: int,
     checkpoint_every: int = 500,
-    held_out: int = 300,
+    held_out: int,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Train and write the weights to `out` (.npz); return the areas under the curve over `held_out` episodes.

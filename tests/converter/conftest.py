@@ -32,6 +32,35 @@ NEED_TORCH = [
     "test_tflite_file.py",
     *(f"pretrain/test_{name}.py" for name in ("batch", "network", "objective", "train")),
 ]
+# What a user might bring, in mine.py.
+MODULE = """
+import torch
+
+class Mine(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(2)
+        self.dense = torch.nn.Linear(128, 16)
+
+    def forward(self, windows):
+        return self.dense(windows.flatten(1))
+
+class Cumulative(torch.nn.Module):
+    def forward(self, windows):
+        return torch.cumprod(windows.flatten(1), 1)[:, :8]
+
+def pictures():
+    torch.manual_seed(2)
+    return torch.nn.Sequential(Last(), torch.nn.Conv2d(3, 8, 8, stride=8), torch.nn.ReLU6(), First())
+
+class Last(torch.nn.Module):
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2) / 255
+
+class First(torch.nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+"""
 TORCH = importlib.util.find_spec("torch") is not None
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +97,15 @@ def copy_of(tmp_path):
         return load_bundle(folder)
 
     return make
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """Return the folder in which one is, with a user's own modules."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    return tmp_path
 
 
 def streams_of(count, streams=3, dim=16, seed=0):

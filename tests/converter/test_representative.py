@@ -230,10 +230,11 @@ def test_anomalous_pictures_take_the_place_of_pasted_patches(folder, defects):
     np.testing.assert_array_equal(vary(unpacked(samples.stored["pictures"]), samples.stored["made"]), samples.inputs)
 
 
+@pytest.mark.usefixtures("beside")
 def test_a_bundle_of_pictures_is_proven_with_labels_of_the_users_own(folder, defects, tmp_path, capsys):
-    given = ["--representative", str(folder), "--anomalous", str(defects), "--input-size", "32"]
+    given = ["--representative", str(folder), "--anomalous", str(defects), "--input-shape", "32,32,3"]
     wanted = ["--precision", "float32", "--out", str(tmp_path / "b")]
-    assert main(["encoder", "efficientnet-lite0", *given, *wanted]) == 0
+    assert main(["module", "mine:pictures", *given, *wanted]) == 0
     proven_with(
         tmp_path / "b",
         "given by the user from defects: 3 pictures",

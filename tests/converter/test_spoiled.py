@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from torch import nn
 from agent.bundle import load_bundle
 from converter.build import About, build
 from converter.gates import GATES, GateError, with_bounds
+from converter.quantize import FloatModel
 from converter.ranking import Population
 from converter.recipes import RECIPES, SCALED, SENSOR
 from converter.representative import generated_windows
@@ -38,6 +40,14 @@ def samples():
 @pytest.fixture(scope="module")
 def network():
     return RECIPES["sensor-small"].network((64, 2), None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def converted_once():
+    """Convert a network once, however many bundles are made of it; test_quantize.py shows that each time is alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FloatModel, "of_network", functools.cache(FloatModel.of_network))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +76,8 @@ def test_nothing_fails_where_nothing_was_spoiled(honest):
     assert failed(honest) == set()
 
 
-@pytest.mark.parametrize("figure", RANKING)
-def test_ranges_of_calm_data_fail_every_gate_of_the_ranking(of_narrow_ranges, figure):
-    assert figure in failed(of_narrow_ranges)
+def test_ranges_of_calm_data_fail_every_gate_of_the_ranking(of_narrow_ranges):
+    assert failed(of_narrow_ranges) >= set(RANKING)
 
 
 class Wide(nn.Module):
