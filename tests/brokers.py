@@ -28,10 +28,11 @@ INSTALL_MOSQUITTO = "sudo apt install mosquitto"
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "") -> None:
     """Return once `condition` holds; fail the test after `timeout_s`, and say for what it waited."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause = time.monotonic() + timeout_s, 0.002
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain {what}"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.05)  # who is asked has work to do
 
 
 def free_port() -> int:

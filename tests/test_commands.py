@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -86,11 +87,16 @@ streams:
         return self.pipeline.streams["pump/a"]
 
 
-@pytest.fixture
-def desk(tmp_path):
-    made = Desk(tmp_path)
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    made = Desk(tmp_path_factory.mktemp("learnt"))
     made.feed(range(400))
     return made
+
+
+@pytest.fixture
+def desk(learnt):
+    return copy.deepcopy(learnt)
 
 
 def test_accepting_ends_the_alert_learns_it_and_may_be_told_twice(desk):

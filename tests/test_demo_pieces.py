@@ -39,7 +39,9 @@ def start():
     yield make
     for process in processes:
         if process.poll() is None:
-            process.terminate()
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()  # which would keep the pipes open, and so this waiting
+            process.kill()
         process.communicate()
 
 

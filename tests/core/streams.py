@@ -24,6 +24,8 @@ class Lone:
         self.detector = self.bank.detector(channels)
 
     def __getattr__(self, name):
+        if name.startswith("__"):  # of a copy that is being made, which has no detector yet
+            raise AttributeError(name)
         return getattr(self.detector, name)
 
     def push(self, sample):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,8 +168,8 @@ def test_hold_scores_all_channels_at_once_and_keeps_alarming():
 def test_hold_asks_the_leading_channel_for_direction_and_least_change(asked, up, down):
     for change, expected in ((6.0, up), (-6.0, down)):
         detector = make(mode=Mode.HOLD, alert=AlertSettings(**asked))
-        feed(detector, normal(900))
-        loud = feed(detector, changed(normal(60, seed=5, start=900), "b", lambda v, change=change: v + change))
+        feed(detector, normal(450))
+        loud = feed(detector, changed(normal(60, seed=5, start=450), "b", lambda v, change=change: v + change))
         assert (loud[-1].score > detector.budget.threshold) is expected
 
 
@@ -284,24 +287,33 @@ def test_what_a_channel_takes_grows_with_what_is_kept():
     assert large.bank.lane_bytes - small.bank.lane_bytes == 1800 * (64 + 5) + 900 * (32 + 5)
 
 
+NAMES = [("a",), ("a", "b"), ("a", "b", "c"), ("a", "b")]
+
+
+@cache
+def four():
+    """Return four streams of one bank that decide."""
+    first = make(("a",), encoded=True)
+    streams = [make(names, bank=first.bank) for names in NAMES]
+    for i, stream in enumerate(streams):
+        feed(stream, normal(300, NAMES[i], seed=i))
+    return streams
+
+
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 12))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_decisions_are_the_same_however_they_are_batched(order, size):
     def run(size):
-        first = make(("a",), encoded=True)
-        names = [("a",), ("a", "b"), ("a", "b", "c"), ("a", "b")]
-        streams = [make(names[i], bank=first.bank) for i in range(4)]
-        for i, stream in enumerate(streams):
-            feed(stream, normal(300, names[i], seed=i))
+        streams = copy.deepcopy(four())
         found, waiting, sent = [], [], [300] * 4
         for i in order:
-            due = streams[i].push(normal(1, names[i], seed=100 + sent[i], start=sent[i])[0])
+            due = streams[i].push(normal(1, NAMES[i], seed=100 + sent[i], start=sent[i])[0])
             sent[i] += 1
             waiting.append(due)
             if len(waiting) >= size:
-                found += decide(first.bank, waiting)
+                found += decide(streams[0].bank, waiting)
                 waiting = []
-        return found + (decide(first.bank, waiting) if waiting else [])
+        return found + (decide(streams[0].bank, waiting) if waiting else [])
 
     alone, together = run(1), run(size)
     assert [a.score for a in alone] == [a.score for a in together]

@@ -59,7 +59,7 @@ def saved_and_added(stream, samples, cuts):
     ],
     ids=["plain", "encoded", "stride", "frozen", "hold", "season"],
 )
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(
     cuts=st.lists(st.integers(330, 850), min_size=2, max_size=4, unique=True).map(sorted),
     seed=st.integers(0, 3),
