@@ -18,7 +18,7 @@ from agent.adapters.http import HttpServer, Pages
 from agent.adapters.mqtt import Command, Hearing, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
 from agent.adapters.pictures import PictureDecoder
-from agent.adapters.store import MAX_OUTBOX, AlertRow, Store
+from agent.adapters.store import MAX_OUTBOX, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import load_encoder, load_picture_encoder
@@ -33,12 +33,12 @@ from agent.encoder_keeper import EncoderKeeper
 from agent.encoder_loading import Choices, NewChoices, load_best, named_encoders
 from agent.errors import ConfigurationError, Problem
 from agent.inbox import Backlog, Inbox
-from agent.picture_stream import PictureStream
 from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
 from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.routing import pattern_of
+from agent.saving import Saver, save, save_all
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 from agent.stream import SensorStream
 from agent.troubles import Trouble, Troubles
@@ -134,8 +134,6 @@ def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | No
         if not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
             stream.begin_anew()
             store.set_aside(stream.name, "of another content than its checksum promises")
-        elif isinstance(stream, PictureStream):
-            stream.kept.restore(store.load_pictures(stream.name) if stream.kept.wanted else [])
 
     return restore
 
@@ -148,50 +146,6 @@ def _taken(take: Callable[[], None], stream: str, what: str) -> bool:
         logger.warning("stream %s cannot go on from %s (%s: %s)", stream, what, type(error).__name__, error)
         return False
     return True
-
-
-def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float | None = None) -> None:
-    """Write what every stream has learnt, and where its alerts stand between two transitions.
-
-    With `whole` false, what was learnt since the last time is added to the snapshots; where that cannot be, a whole one
-    is written if it is due. `now`: a monotonic clock, None for that of the system.
-    """
-    now = monotonic() if now is None else now
-    store.set_topics([stream.topic for stream in pipeline.streams.values()])
-    states = [
-        AlertRow(stream.name, kind.value, machine.snapshot())
-        for stream in pipeline.streams.values()
-        for kind, machine in stream.alerts.items()
-    ]
-    store.commit(states, [])
-    for stream in pipeline.streams.values():
-        addition = None if whole else stream.addition()
-        if addition is not None and store.append(stream.name, addition):
-            stream.saved()
-        elif whole or addition is not None or stream.whole_due(now):
-            save(store, stream, now, pictures=whole)
-
-
-def save(store: Store, stream: Stream, now: float | None = None, *, pictures: bool = False) -> None:
-    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system.
-
-    `pictures`: and those that it keeps, else only where some are no longer to be on disk, or it is time.
-    """
-    now = monotonic() if now is None else now
-    size = store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
-    stream.saved()
-    if isinstance(stream, PictureStream):
-        kept = stream.kept
-        if kept.wanted and (pictures or kept.due(now)):
-            kept.written(store.save_pictures(stream.name, kept.snapshot()), now)
-        size += kept.written_bytes
-    stream.saved_whole(size, now)
-
-
-def tidy_pictures(store: Store, pipeline: Pipeline) -> None:
-    """Remove from disk the pictures of streams that keep none. Raises OSError."""
-    streams = pipeline.streams.values()
-    store.tidy_pictures(one.name for one in streams if isinstance(one, PictureStream) and one.kept.wanted)
 
 
 def subscriptions_of(configuration: Configuration) -> list[tuple[str, int]]:
@@ -234,7 +188,6 @@ class Agent(MqttEvents):
         self.telemetry.watch(lambda: list(self.pipeline.streams.values()))
         self.pipeline.resume(self.store.topics(), time(), monotonic())
         self.encoders.keep_found()
-        self.disk.write(lambda: tidy_pictures(self.store, self.pipeline))
         self.commander = Commander(self.pipeline, self.topics, configuration.commands, self.telemetry)
         self.refused: RefusedError | None = None
         self.backlog = Backlog(self.inbox, self.telemetry)
@@ -247,7 +200,8 @@ class Agent(MqttEvents):
         self._said_stuck = False
         self._ever_connected = False
         self._connected_since: float | None = None
-        self.moved_at = self._saved_at = self._started_at = self._awake_since = monotonic()
+        self.saver = Saver(self.store, self.disk, self.pipeline, self.telemetry)
+        self.moved_at = self._started_at = self._awake_since = monotonic()
         self._held = self.store.subscriptions()
         try:
             self.mqtt = self._client(configuration, self._held, patient=False)
@@ -528,7 +482,7 @@ class Agent(MqttEvents):
             self._stopping.set()
 
     def _turns(self) -> None:
-        saved = ticked = monotonic()
+        ticked = monotonic()
         while not self._stopping.is_set():
             now = monotonic()
             if now - self.moved_at > _ASLEEP_S:
@@ -559,12 +513,11 @@ class Agent(MqttEvents):
                 self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
                 self.troubles.note(Trouble.STATE_DIRECTORY, present=self.disk.troubled)
                 self.backlog.look(now)
-                self._gauges(now - self._saved_at)
+                self._gauges(now - self.saver.saved_at)
                 self.publications.publish(now, time())
-            if now - saved >= self.configuration.agent.snapshot_interval_s:
-                saved = now
-                self._save(whole=False)
-            if not self._carry_over() and not self.inbox:
+            self.saver.look(self.configuration.agent.snapshot_interval_s)
+            saving, carrying = self.saver.advance(), self._carry_over()
+            if not saving and not carrying and not self.inbox:
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
         self._save()
@@ -661,7 +614,7 @@ class Agent(MqttEvents):
                 restore(stream)
         self.on_subscriptions(self._held)
         self.encoders.keep_left()
-        self._save(whole=False)
+        self.saver.begin()
 
     def _send_outbox(self) -> None:
         if not self.mqtt.connected:
@@ -706,7 +659,6 @@ class Agent(MqttEvents):
             for name, fate in done.fates.items():
                 if fate is Fate.ANEW:
                     self.store.set_aside(name, OUTDATED)
-            tidy_pictures(self.store, self.pipeline)
 
         self.disk.write(write)
         self._let_go(done.removed, [name for name, fate in done.fates.items() if fate is not Fate.UNCHANGED])
@@ -788,11 +740,12 @@ class Agent(MqttEvents):
         telemetry.snapshot_age.set(snapshot_age_s)
         telemetry.streams.set(len(self.pipeline.streams))
 
-    def _save(self, *, whole: bool = True) -> bool:
+    def _save(self) -> bool:
+        """Write whole snapshots of all streams, in one go."""
         before = self.store.bytes_written
         with self.telemetry.snapshot_seconds.time():
-            stored = self.disk.write(lambda: save_all(self.store, self.pipeline, whole=whole))
+            stored = self.disk.write(lambda: save_all(self.store, self.pipeline))
         if stored:
-            self._saved_at = monotonic()
+            self.saver.saved_at = monotonic()
         self.telemetry.state_bytes.inc(self.store.bytes_written - before)
         return stored

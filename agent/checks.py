@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from agent.adapters.http import is_loopback
 from agent.adapters.mqtt.broker import UNVERIFIED, CertificateCheck, endpoint
-from agent.config import ImageSettings
+from agent.adapters.payload import Format
+from agent.config import ImageSettings, SensorSettings
 from agent.core.budget import share
 from agent.core.calibration import beyond_support
 from agent.credentials import check_secret_file
@@ -16,6 +17,7 @@ from agent.errors import ConfigurationError
 if TYPE_CHECKING:
     from agent.config import Configuration
 
+BUSY_PER_S: Final = 20.0  # decisions of one stream
 _ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
 
 
@@ -33,7 +35,12 @@ def warnings(configuration: Configuration) -> list[str]:
         if isinstance(stream, ImageSettings):
             interval_s = stream.every_s or 1.0
         else:
-            interval_s = stream.stride * (stream.period_s or 1.0)
+            interval_s = stream.stride * _period_s(stream)
+            if interval_s * BUSY_PER_S < 1.0:
+                found.append(
+                    f"stream {stream.name}: decides {1.0 / interval_s:,.0f} times a second for each topic, and each "
+                    "decision costs a small device a few milliseconds; raise stride"
+                )
         budget = stream.alert.budget_for(stream.mode)
         if stream.alert.false_alarms is not None:
             stated_per_s += budget.rate_per_s(interval_s)
@@ -63,6 +70,13 @@ def warnings(configuration: Configuration) -> list[str]:
     if broker.password_file is not None and not Path(broker.password_file).is_file():
         found.append(f"broker.password_file {broker.password_file}: no such file yet")
     return found
+
+
+def _period_s(stream: SensorSettings) -> float:
+    """Return the time between two readings as far as it is configured, else a second."""
+    if stream.format is Format.RAW and stream.period_s is None and stream.raw.sample_rate is not None:
+        return 1.0 / stream.raw.sample_rate
+    return stream.period_s or 1.0
 
 
 def check_secret_files(configuration: Configuration) -> None:

@@ -18,13 +18,14 @@ from agent.adapters.pictures import PictureFormat
 from agent.adapters.recording import read_csv, read_folder, read_messages
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.app import load_encoders, make_restore, with_defaults
 from agent.config import ImageSettings, SensorSettings
 from agent.core.types import Mode
 from agent.errors import RecordingError
 from agent.pipeline import Decided, Outcome, Pipeline
 from agent.ports import InboundMessage
 from agent.routing import pattern_of
+from agent.saving import save_all
 from agent.stream import SensorStream
 
 if TYPE_CHECKING:

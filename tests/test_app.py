@@ -11,7 +11,7 @@ from agent.adapters import tflite
 from agent.adapters.mqtt import Command
 from agent.adapters.store import AlertRow, OutboxRow, Store
 from agent.alert_message import encode, silence
-from agent.app import Agent, load_encoders, save
+from agent.app import Agent, load_encoders
 from agent.bundle import find_bundle
 from agent.clock import Clock
 from agent.config import load_configuration
@@ -20,6 +20,7 @@ from agent.errors import BundleError, ConfigurationError
 from agent.pipeline import Outcome
 from agent.ports import InboundMessage
 from agent.reload import ReloadOutcome
+from agent.saving import save
 from tests.brokers import Peer, wait_until
 from tests.encoder_versions import GOOD, make_version, version_in
 from tests.test_pipeline import message as reading

@@ -195,6 +195,23 @@ def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
     assert ["in clear text; use TLS" in one for one in warnings()] == [True]
 
 
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        ("format: raw, channels: [x], raw: {sample_rate: 1600}", "1,600 times a second"),
+        ("format: raw, channels: [x], raw: {sample_rate: 1600}, stride: 100", None),
+        ("period: 10ms, stride: 2", "50 times a second"),
+        ("raw: {sample_rate: 1600}", None),  # JSON: not looked at
+    ],
+)
+def test_streams_that_decide_too_often_for_a_small_device_are_warned_of(configure, capsys, stream, told):
+    allowed = "alert: {false_alarms: 1 per 1000 decisions}"
+    path = configure(text=f"streams: [{{name: bearing, topic: a, {stream}, {allowed}}}]\n")
+    assert main(["check", str(path)]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert [f"stream bearing: decides {told}" in line for line in found] == [True] * (told is not None)
+
+
 def test_secrets_that_others_can_read_are_problems_all_at_once(configure, tmp_path, capsys):
     for name in ("word", "key", "line"):
         (tmp_path / name).write_text("s3cr3t-of-mine")

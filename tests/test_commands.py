@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from agent.adapters.mqtt import Command, Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.app import load_encoders, make_restore, with_defaults
 from agent.commands import _HANDLERS, COMMANDS, MAX_COMMAND_BYTES, MAX_CORRELATION_BYTES, Commander
 from agent.config import CommandSettings, load_configuration
 from agent.core.alerting import AlertKind, AlertState
 from agent.core.types import Budget, StreamPhase
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
+from agent.saving import save_all
 from tests.test_pipeline import BEGUN, quiet
 
 TOPICS = Topics("redshank", "pi")

@@ -9,11 +9,12 @@ import pytest
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
-from agent.app import load_encoders, make_restore, save, save_all, with_defaults
+from agent.app import load_encoders, make_restore, with_defaults
 from agent.config import load_configuration
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.reconfiguration import Fate
+from agent.saving import save, save_all
 from tests.sparkplug import FLOAT, EdgeNode, metric
 from tests.test_pipeline import BEGUN, Counted, quiet
 

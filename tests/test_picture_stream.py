@@ -17,7 +17,7 @@ from agent.adapters.mqtt import Command
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.app import load_encoders, make_restore, with_defaults
 from agent.cli import main
 from agent.commands import Commander
 from agent.config import CommandSettings, load_configuration
@@ -27,6 +27,7 @@ from agent.errors import BundleError, ConfigurationError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.replay import replay
+from agent.saving import save_all
 from agent.stream import WHOLE_BYTES_A_DAY
 from tests.scenes import encoded, encoder, lorry, scene
 
@@ -430,8 +431,6 @@ def test_what_is_looked_at_can_be_drawn(tmp_path, capsys):
         ("channels: [a]", "a known key"),
         ("every: 0s", "more than 0"),
         ("max_pixels: 0", "1 to"),
-        ("keep: {pictures: 20}", "0, or at least reference.warm_up (300)"),
-        ("keep: {pictures: 400, limit: 0 B}", "more than 0"),
         ("reference: {size: 100, warm_up: 200}", "at most reference.size"),
         ("alert: {direction: up}", "pictures have no direction"),
         ("alert: {min_change: {a: 1}}", "pictures have no channels"),

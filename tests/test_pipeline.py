@@ -12,12 +12,13 @@ from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import AlertRow, Store
 from agent.adapters.telemetry import SilentObserver
 from agent.alert_message import timestamp
-from agent.app import load_encoders, make_restore, save_all, with_defaults
+from agent.app import load_encoders, make_restore, with_defaults
 from agent.config import load_configuration
 from agent.core.alerting import AlertKind
 from agent.core.types import StreamPhase
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
+from agent.saving import save_all
 
 BEGUN = 1_700_000_000.0
 

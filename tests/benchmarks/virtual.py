@@ -12,10 +12,11 @@ from agent.adapters.mqtt import Ears, Topics
 from agent.adapters.payload import RejectReason
 from agent.adapters.store import Store
 from agent.adapters.telemetry import Telemetry
-from agent.app import BATCH, load_encoders, make_restore, save_all, with_defaults
+from agent.app import BATCH, load_encoders, make_restore, with_defaults
 from agent.pipeline import Outcome, Pipeline
 from agent.ports import InboundMessage
 from agent.publications import Publications
+from agent.saving import save_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -43,7 +43,7 @@ from agent.adapters.pictures import PictureDecoder, PictureFormat, PictureSettin
 from agent.adapters.recording import read_csv, read_messages
 from agent.adapters.store import Store
 from agent.adapters.telemetry import SilentObserver
-from agent.app import make_restore, save, with_defaults
+from agent.app import make_restore, with_defaults
 from agent.bundle import ENCODERS, MANIFEST, load_bundle, sign_bundle
 from agent.commands import Commander
 from agent.config import CommandSettings, load_configuration
@@ -51,6 +51,7 @@ from agent.core.windowing import MAX_CHANNELS
 from agent.errors import BundleError, ConfigurationError, RecordingError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
+from agent.saving import save
 from agent.signing import SIGNATURE, generate_key
 from agent.stream import SensorStream
 from tests.fuzz.messages import COMMAND, TOPICS, packets, reader

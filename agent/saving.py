@@ -1,0 +1,129 @@
+"""Writes what streams have learnt: of all at once, or a little in each turn of the worker, so that nothing waits."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from agent.adapters.store import AlertRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent.adapters.store import Store
+    from agent.adapters.telemetry import Telemetry
+    from agent.disk import Disk
+    from agent.pipeline import Pipeline
+    from agent.stream import Stream
+
+SLICE_S: Final = 0.02  # of each turn; what was begun by then is finished
+AT_ONCE: Final = 32  # streams whose alert states are written in one transaction
+
+
+def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float | None = None) -> None:
+    """Write what every stream has learnt, and where its alerts stand between two transitions.
+
+    With `whole` false, what was learnt since the last time is added to the snapshots; where that cannot be, a whole one
+    is written if it is due. `now`: a monotonic clock, None for that of the system.
+    """
+    now = monotonic() if now is None else now
+    streams = pipeline.streams.values()
+    store.set_topics([stream.topic for stream in streams])
+    save_alerts(store, streams)
+    for stream in streams:
+        if whole:
+            save(store, stream, now)
+        else:
+            add(store, stream, now)
+
+
+def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
+    """Write where the alerts of these streams stand, in one transaction."""
+    rows = [
+        AlertRow(stream.name, kind.value, machine.snapshot())
+        for stream in streams
+        for kind, machine in stream.alerts.items()
+    ]
+    store.commit(rows, [])
+
+
+def add(store: Store, stream: Stream, now: float) -> None:
+    """Add what a stream has learnt to its snapshot; where that cannot be, write a whole one, if it is due."""
+    addition = stream.addition()
+    if addition is not None and store.append(stream.name, addition):
+        stream.saved()
+    elif addition is not None or stream.whole_due(now):
+        save(store, stream, now)
+
+
+def save(store: Store, stream: Stream, now: float | None = None) -> None:
+    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system."""
+    size = store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
+    stream.saved()
+    stream.saved_whole(size, monotonic() if now is None else now)
+
+
+class Saver:
+    """Saves each stream once in every interval, in rounds; `saved_at` is when the last one was over.
+
+    The next round begins as much sooner as the last one took, so that no stream waits longer than an interval. Where
+    the disk refuses a write the round ends, and begins anew with the next interval, or when it is told to.
+    """
+
+    def __init__(self, store: Store, disk: Disk, pipeline: Pipeline, telemetry: Telemetry) -> None:
+        self._store, self._disk, self._pipeline, self._telemetry = store, disk, pipeline, telemetry
+        self._left: deque[str] = deque()  # streams of this round, whose alert states are yet to be written
+        self._ready: deque[str] = deque()  # whose alert states are written
+        self._running = self._topics_due = False
+        self._begun_at = self.saved_at = monotonic()
+        self._took_s = 0.0  # from begin to end
+        self._busy_s = 0.0  # of it, in the writes themselves
+
+    def look(self, interval_s: float) -> None:
+        """Begin a round if one is due."""
+        if not self._running and monotonic() - self._begun_at >= interval_s - min(self._took_s, interval_s / 2):
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin a round now."""
+        self._running = self._topics_due = True
+        self._begun_at, self._busy_s = monotonic(), 0.0
+        self._left, self._ready = deque(self._pipeline.streams), deque()
+
+    def advance(self) -> bool:
+        """Go on with a round for a moment, if there is one; tell whether there is more to do at once."""
+        if not self._running:
+            return False
+        before, begun = self._store.bytes_written, monotonic()
+        if not self._disk.write(self._slice):
+            self._running = False
+        self._telemetry.state_bytes.inc(self._store.bytes_written - before)
+        now = monotonic()
+        self._busy_s += now - begun
+        if self._running and not (self._left or self._ready):
+            self._running, self.saved_at, self._took_s = False, now, now - self._begun_at
+            self._telemetry.snapshot_seconds.observe(self._busy_s)
+        return self._running
+
+    def _slice(self) -> None:
+        """Write until the time is up, or the round is over."""
+        until, streams = monotonic() + SLICE_S, self._pipeline.streams
+        if self._topics_due:
+            self._store.set_topics([stream.topic for stream in streams.values()])
+            self._topics_due = False
+        while self._left or self._ready:
+            if not self._ready:
+                names = list(islice(self._left, AT_ONCE))
+                save_alerts(self._store, [streams[name] for name in names if name in streams])
+                for name in names:
+                    self._left.popleft()
+                    self._ready.append(name)
+            else:
+                stream = streams.get(self._ready[0])
+                if stream is not None:
+                    add(self._store, stream, monotonic())
+                self._ready.popleft()
+            if monotonic() >= until:
+                break

@@ -1,0 +1,168 @@
+"""What streams have learnt is written a little at a time, and comes to the same as in one go."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from agent import saving
+from agent.adapters.mqtt import Topics
+from agent.adapters.payload import RejectReason
+from agent.adapters.store import Store
+from agent.adapters.telemetry import SilentObserver, Telemetry
+from agent.app import make_restore, with_defaults
+from agent.config import load_configuration
+from agent.core.alerting import AlertKind
+from agent.disk import Disk
+from agent.pipeline import Pipeline
+from agent.ports import InboundMessage
+from agent.saving import Saver, save_all
+
+BEGUN = 1_700_000_000.0
+STREAMS = 5
+
+
+class Time:
+    """A monotonic clock that goes on by so much each time it is asked."""
+
+    def __init__(self):
+        self.now, self.step = 1000.0, 0.0
+
+    def __call__(self):
+        self.now += self.step
+        return self.now
+
+
+class Desk:
+    """A pipeline with streams that learn, its store, and what saves it."""
+
+    def __init__(self, folder, store, *, restore=False):
+        path = folder / "redshank.yaml"
+        path.write_text(
+            "agent: {id: pi}\nstreams:\n  - {name: pump, topic: plant/+, encoder: none, period: 1s, channels: [a], "
+            "time: {path: ts, max_ahead: 10d}, reference: {size: 100, warm_up: 100}}\n"
+        )
+        configuration = with_defaults(load_configuration(path))
+        how = make_restore(store) if restore else None
+        self.pipeline = Pipeline(configuration, {}, Topics("redshank", "pi"), SilentObserver(), restore=how)
+        self.store = store
+        self.telemetry = Telemetry(1000, 1 << 28, [one.value for one in RejectReason])
+        self.disk = Disk(store, self.telemetry)
+        self.saver = Saver(store, self.disk, self.pipeline, self.telemetry)
+
+    def feed(self, span, streams=range(STREAMS)):
+        rng = np.random.default_rng(span[0])
+        for i in span:
+            values = [json.dumps({"ts": BEGUN + i, "a": rng.normal()}).encode() for _ in streams]
+            self.pipeline.process(
+                [InboundMessage(f"plant/{n}", v, BEGUN + i, float(i)) for n, v in zip(streams, values, strict=True)]
+            )
+
+    def finish(self):
+        """Go on until the round is over; return how many turns that took."""
+        turns = 1
+        while self.saver.advance():
+            turns += 1
+        return turns
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Time()
+    monkeypatch.setattr(saving, "monotonic", made)
+    return made
+
+
+def test_slices_write_what_one_go_would(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(saving, "AT_ONCE", 2)
+    turns = []
+    for name in ("slices", "go"):
+        with closing(Store(tmp_path / name)) as store:
+            desk = Desk(tmp_path, store)
+            for first, last in ((0, 250), (250, 300), (300, 340)):
+                desk.feed(range(first, last))
+                if name == "go":
+                    save_all(store, desk.pipeline, whole=False)
+                    continue
+                desk.saver.begin()
+                turns.append(desk.finish())
+    assert turns == [STREAMS + 3] * 3  # alert states of two at once
+    states = []
+    for name in ("slices", "go"):
+        with closing(Store(tmp_path / name)) as store:
+            again = Desk(tmp_path, store, restore=True).pipeline
+            again.resume(store.topics(), BEGUN, 0.0)
+            assert len(store.additions("pump/0")) == 2
+            states.append([(one.stream, one.kind, one.state) for one in store.alerts()])
+            states.append([repr(stream.snapshot()) for stream in again.streams.values()])
+    assert states[0] == states[2]
+    assert states[1] == states[3]
+
+
+def test_what_is_due_is_written_between_other_work_and_what_went_is_left_out(tmp_path, clock):
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(3))
+        assert not desk.saver.advance()  # nothing is due
+        clock.step = 1.0  # longer than a slice
+        desk.saver.begin()
+        assert desk.saver.advance()
+        machine = desk.pipeline.streams["pump/4"].alerts[AlertKind.ANOMALY]
+        assert {row.stream for row in store.alerts()} == set(desk.pipeline.streams)
+        machine.snoozed_until = 7.0  # what is not in these is in the next round
+        del desk.pipeline.streams["pump/3"]
+        desk.feed(range(3, 5), (0, 1, 2, 4, 5))
+        assert desk.finish() == STREAMS
+        assert store.topics() == [f"plant/{n}" for n in range(STREAMS)]
+        assert [n for n in range(STREAMS + 1) if store.load(f"pump/{n}") is None] == [3, 5]
+        desk.saver.begin()
+        desk.finish()
+        assert store.load("pump/5") is not None
+        (kept,) = [one.state for one in store.alerts() if (one.stream, one.kind) == ("pump/4", "anomaly")]
+        assert kept["snoozed_until"] == 7.0
+
+
+def test_the_next_round_begins_as_much_sooner_as_the_last_one_took(tmp_path, clock):
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(3))
+        clock.now += 599.0
+        desk.saver.look(600.0)
+        assert not desk.saver.advance()
+        clock.now += 1.0
+        desk.saver.look(600.0)
+        begun = clock.now
+        clock.step = 2.0
+        desk.finish()
+        took, clock.step = desk.saver.saved_at - begun, 0.0
+        assert 10.0 < took < 100.0
+        clock.now = begun + 600.0 - took - 1.0
+        desk.saver.look(600.0)
+        assert not desk.saver.advance()
+        clock.now += 1.0
+        desk.saver.look(600.0)
+        clock.step = 2.0
+        assert desk.saver.advance()
+        desk.saver.look(1.0)  # one at a time
+        desk.finish()
+
+
+def test_a_disk_that_refuses_ends_the_round(tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(3))
+        folder = tmp_path / "state" / "streams"
+        before = desk.saver.saved_at
+        folder.rename(tmp_path / "elsewhere")
+        desk.saver.begin()
+        desk.finish()
+        assert (desk.disk.troubled, desk.saver.saved_at) == (True, before)
+        (tmp_path / "elsewhere").rename(folder)
+        desk.saver.begin()
+        desk.finish()
+        assert desk.saver.saved_at > before
+        assert store.load("pump/0") is not None
