@@ -120,6 +120,17 @@ def test_heat_is_where_the_defect_is():
     assert few.heat(outputs(rng, defect=8.0)).max() > few.heat(outputs(rng)).max()
 
 
+def test_what_was_learnt_before_places_were_known_goes_on_and_is_hot_where_the_defect_is():
+    detector, rng = learnt()
+    saved = detector.snapshot()
+    del saved["usual"]
+    again = make()
+    again.restore(saved)
+    odd = outputs(rng, defect=8.0)
+    assert np.unravel_index(again.heat(odd).argmax(), (6, 6)) in {(2, 2), (2, 3), (3, 2), (3, 3)}
+    assert again.push(frame(130), odd).score == detector.push(frame(130), odd).score
+
+
 def test_light_is_prepared_as_it_was_learnt():
     detector, rng = make(), np.random.default_rng(0)
     assert np.allclose(detector.prepare(frame(0)), PIXELS, atol=0.01)
