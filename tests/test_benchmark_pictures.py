@@ -7,6 +7,7 @@ import pytest
 
 from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from tests.benchmarks.pictures.drive import Driver
+from tests.benchmarks.pictures.kept import Kept
 from tests.benchmarks.pictures.measures import augmented, auroc, enlarged, kept_promise, lit
 from tests.benchmarks.pictures.pasted import KINDS, pasted
 from tests.benchmarks.pictures.sets import SIDE
@@ -67,6 +68,7 @@ class Mixing:
     """An encoder of pictures 6 x 6: means of blocks, mixed by chance."""
 
     output_shapes = ((3, 3, 8),)
+    runtime, digest = "numpy", "0123456789abcdef"
     _mix = np.random.default_rng(4).normal(0, 1, (3, 8)).astype(np.float32)
 
     def run(self, pictures):
@@ -83,3 +85,21 @@ def test_a_look_finds_what_the_detector_would_have_found():
         if looked is not None:
             assert looked == pytest.approx((found.patch_score, found.pool_score, found.score))
     assert looked is not None
+
+
+def test_maps_are_kept_for_the_next_time(tmp_path):
+    made = [[np.full((3, 3, 8), value, np.float32)] for value in (1, 2)]
+    first = Kept(tmp_path, "a run", Mixing(), 2)
+    assert not first.known
+    assert first.maps(0) is None
+    for number, maps in enumerate(made):
+        first.note(number, maps)
+    first.save()
+    again = Kept(tmp_path, "a run", Mixing(), 2)
+    assert again.known
+    assert np.array_equal(again.maps(1), made[1])
+    nowhere = Kept(None, "a run", Mixing(), 2)
+    nowhere.note(0, made[0])
+    nowhere.save()
+    assert nowhere.maps(0) is None
+    assert len(list(tmp_path.iterdir())) == 1

@@ -10,6 +10,7 @@ import numpy as np
 
 from agent.core.types import F32
 from tests.benchmarks.pictures.drive import Driver
+from tests.benchmarks.pictures.kept import Kept
 from tests.benchmarks.pictures.measures import auroc, enlarged
 from tests.benchmarks.pictures.sets import Scene
 
@@ -19,23 +20,19 @@ _PIXELS = 56  # a side, at which pixels are ranked
 def features(scene: Scene, driver: Driver, cache: Path | None, step: Callable[[], object]) -> list[list[F32]]:
     """Return the maps of reference and tested pictures in order, from the cache or encoded; feed the reference."""
     order = [*scene.reference, *scene.tested, *scene.odd]
-    shapes = driver.model.output_shapes
-    name = f"{scene.name}-{driver.model.runtime}-{driver.model.digest[:12]}".replace(" ", "_")
-    files = [None if cache is None else cache / f"{name}-{place}.npy" for place in range(len(shapes))]
-    known = all(file is not None and file.exists() for file in files)
-    stored = [np.load(file, mmap_mode="r") for file in files if file] if known else []
+    kept = Kept(cache, scene.name, driver.model, len(order))
     made: list[list[F32]] = []
     for place, index in enumerate(order):
         pixels = scene.pictures[index]
-        outputs = [np.asarray(one[place]) for one in stored] or driver.encode(pixels)
+        outputs = kept.maps(place)
+        if outputs is None:
+            outputs = driver.encode(pixels)
+            kept.note(place, outputs)
         if place < len(scene.reference):
             driver.push(pixels, outputs)
         made.append(outputs)
         step()
-    if not known:
-        for which, file in enumerate(files):
-            if file is not None:
-                np.save(file, np.array([one[which] for one in made]))
+    kept.save()
     return made
 
 
