@@ -33,12 +33,13 @@ from agent.encoder_keeper import EncoderKeeper
 from agent.encoder_loading import Choices, NewChoices, load_best, named_encoders
 from agent.errors import ConfigurationError, Problem
 from agent.inbox import Backlog, Inbox
+from agent.picture_stream import PictureStream
 from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
 from agent.reconfiguration import Fate, entry_changes
 from agent.reload import Prepared, Reloader, fixed_problems
 from agent.routing import pattern_of
-from agent.saving import Saver, save, save_all
+from agent.saving import Saver, save, save_all, tidy_pictures
 from agent.status import BrokerStatus, ConfigurationStatus, Question, Status, counted, stream_statuses
 from agent.stream import SensorStream
 from agent.troubles import Trouble, Troubles
@@ -134,6 +135,8 @@ def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | No
         if not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
             stream.begin_anew()
             store.set_aside(stream.name, "of another content than its checksum promises")
+        elif isinstance(stream, PictureStream):
+            stream.kept.restore(store.load_pictures(stream.name) if stream.kept.wanted else [])
 
     return restore
 
@@ -482,6 +485,7 @@ class Agent(MqttEvents):
             self._stopping.set()
 
     def _turns(self) -> None:
+        self.disk.write(lambda: tidy_pictures(self.store, self.pipeline))
         ticked = monotonic()
         while not self._stopping.is_set():
             now = monotonic()
@@ -659,6 +663,7 @@ class Agent(MqttEvents):
             for name, fate in done.fates.items():
                 if fate is Fate.ANEW:
                     self.store.set_aside(name, OUTDATED)
+            tidy_pictures(self.store, self.pipeline)
 
         self.disk.write(write)
         self._let_go(done.removed, [name for name, fate in done.fates.items() if fate is not Fate.UNCHANGED])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.core.detector import Due
     from agent.core.types import Assessment
     from agent.picture_heir import PictureHeir
+    from agent.picture_sight import PictureSight
     from agent.ports import Encoder, PictureEncoder
     from agent.room import Room
     from agent.stream import Stream
@@ -50,6 +51,17 @@ class _Work(msgspec.Struct):
     parts: Iterator[WarmUpPart]
 
 
+class _Lessons(msgspec.Struct):
+    """A stream of pictures whose heir learns from those that were kept. `changes` is the stream's, at the beginning."""
+
+    stream: PictureStream
+    encoder: PictureEncoder
+    heir: PictureHeir
+    lessons: Iterator[None]
+    sight: PictureSight
+    changes: int
+
+
 class CarryOver:
     """Works through the streams that do not have the encoder of that name in `encoders`, a little at a time.
 
@@ -65,7 +77,7 @@ class CarryOver:
     ) -> None:
         self._streams, self._encoders, self._bank, self._room = streams, encoders, bank, room
         self._behind: list[Stream] = []
-        self._work: _Work | None = None
+        self._work: _Work | _Lessons | None = None
 
     @property
     def left(self) -> int:
@@ -75,7 +87,7 @@ class CarryOver:
     @property
     def banks(self) -> set[int]:
         """Return the ids of banks that are worked on, and that no stream uses yet."""
-        return set() if self._work is None else {id(self._work.bank)}
+        return {id(self._work.bank)} if isinstance(self._work, _Work) else set()
 
     def add(self, stream: Stream) -> None:
         """Know of a stream that began with another version than the newest one."""
@@ -150,10 +162,17 @@ class CarryOver:
         return False
 
     def _prepare(self) -> bool:
-        """Embed some windows of the stream that is worked on; tell whether there is one."""
-        work = self._work
-        if work is None:
+        """Embed something of the stream that is worked on; tell whether there is one."""
+        if isinstance(self._work, _Work):
+            self._embed(self._work)
+        elif self._work is not None:
+            self._learn(self._work)
+        else:
             return False
+        return True
+
+    def _embed(self, work: _Work) -> None:
+        """Embed some windows of a stream of readings."""
         stream = work.stream
         if (
             self._streams.get(stream.name) is not stream
@@ -161,17 +180,17 @@ class CarryOver:
             or not work.succession.is_of(stream.detector)
         ):
             self._work = None
-            return True
+            return
         try:
             for part in work.parts:
                 part.embedding = embedded(part, work.encoder)
                 if not work.succession.at_once:
-                    return True
+                    return
         except Exception:
             logger.exception(_BUG, stream.name)
             self._work = None
             self._decline(stream)
-            return True
+            return
         self._work = None
         heir = work.succession.heir
         assert heir is not None
@@ -179,10 +198,35 @@ class CarryOver:
             work.bank.release(heir)
             self._decline(stream)
             logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, "readings")
-            return True
+            return
         stream.heir = Heir(work.encoder, work.bank, heir)
         self._tell(stream, work.bank.reference_size(heir))
-        return True
+
+    def _learn(self, work: _Lessons) -> None:
+        """Let an heir learn from a picture that was kept."""
+        stream = work.stream
+        if (
+            self._streams.get(stream.name) is not stream
+            or work.encoder is not self._target(stream)
+            or (stream.sight, stream.changes) != (work.sight, work.changes)
+        ):
+            self._work = None
+            return
+        try:
+            for _ in work.lessons:
+                return
+        except Exception:
+            logger.exception(_BUG, stream.name)
+            self._work = None
+            self._decline(stream)
+            return
+        self._work = None
+        if stream.settings.mode is Mode.FROZEN and not work.heir.sight.learnt:
+            self._decline(stream)
+            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, "pictures")
+            return
+        stream.heir = work.heir
+        self._tell(stream, work.heir.sight.reference_fill)
 
     @staticmethod
     def _tell(stream: Stream, count: int) -> None:
@@ -210,7 +254,10 @@ class CarryOver:
             if heirs and self._room.left(agent) - self._room.twice < stream.bytes:
                 return False
             if isinstance(stream, PictureStream):
-                self._begin_pictures(stream)
+                encoder = cast("PictureEncoder", self._target(stream))
+                heir = stream.beget(encoder)
+                lessons = heir.lessons(stream.sight, stream.kept)
+                self._work = _Lessons(stream, encoder, heir, lessons, stream.sight, stream.changes)
             elif isinstance(stream, SensorStream):
                 target = cast("Encoder", self._target(stream))
                 bank = self._bank(stream.settings, target)
@@ -218,16 +265,6 @@ class CarryOver:
                 self._work = _Work(stream, target, bank, succession, succession.parts())
             return True
         return False
-
-    def _begin_pictures(self, stream: PictureStream) -> None:
-        target = cast("PictureEncoder", self._target(stream))
-        stream.beget(target)
-        assert stream.heir is not None
-        if stream.settings.mode is Mode.FROZEN and not stream.heir.sight.learnt:
-            self._decline(stream)
-            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, target.name, "pictures")
-            return
-        self._tell(stream, stream.heir.sight.reference_fill)
 
     def _weigh(self) -> None:
         """Tell how much memory is taken twice."""

@@ -108,6 +108,16 @@ class PictureAlertSettings(AlertSettings, frozen=True):
     after: int = 1
 
 
+class KeepSettings(Settings, frozen=True):
+    """How many of a stream's last pictures are kept, packed, in memory and in the state directory: 0 for none.
+
+    `limit_bytes` is for all of them; the oldest ones give way.
+    """
+
+    pictures: int = 0
+    limit_bytes: Size = 24_000_000
+
+
 class ImageSettings(PictureSettings, frozen=True, kw_only=True, tag_field="kind", tag="image"):
     """Pictures: what to watch and how; one stream for each concrete topic that matches."""
 
@@ -120,6 +130,7 @@ class ImageSettings(PictureSettings, frozen=True, kw_only=True, tag_field="kind"
     position: Position = Position.ANYWHERE
     adapt_after_s: Duration = 0.0
     reference: PictureReferenceSettings = PictureReferenceSettings()
+    keep: KeepSettings = KeepSettings()
     alert: PictureAlertSettings = PictureAlertSettings()
     silence: SilenceSettings = SilenceSettings()
     score_topic: ScoreTopic = ScoreTopic.NEVER
@@ -165,6 +176,7 @@ LEAST: Final[dict[type, dict[str, int]]] = {
     SensorSettings: {"stride": 1, "carry_limit": 0, "max_channels": 1, "max_depth": 1, "max_samples": 1},
     ReferenceSettings: {"size": 100, "warm_up": 100},
     PictureReferenceSettings: {"size": 100, "warm_up": 40},
+    KeepSettings: {"pictures": 0},
     ScoreSettings: {"neighbours": 1},
     AlertSettings: {"after": 1, "clear_after": 1},
     PictureAlertSettings: {"after": 1, "clear_after": 1},
@@ -174,11 +186,13 @@ MOST: Final[dict[type, dict[str, int]]] = {
     SensorSettings: {"carry_limit": 1000, "max_channels": 1024, "max_depth": 100, "max_samples": 100_000},
     ScoreSettings: {"neighbours": MAX_NEIGHBOURS},
     PictureReferenceSettings: {"size": 5000},
+    KeepSettings: {"pictures": 6000},
 }
 POSITIVE: Final[dict[type, tuple[str, ...]]] = {
     AgentSettings: ("snapshot_interval_s", "max_payload_bytes"),
     SensorSettings: ("period_s", "season_s"),
     ImageSettings: ("every_s",),
+    KeepSettings: ("limit_bytes",),
     SilenceSettings: ("after_s",),
     RawSettings: ("sample_rate",),
     BrokerSettings: ("return_after_s", "keepalive_s", "max_message_size"),
@@ -365,6 +379,10 @@ def _check_sensor(stream: SensorSettings, path: str, builder: Builder) -> None:
 def _check_images(stream: ImageSettings, path: str, builder: Builder) -> None:
     for problem in picture_problems(stream):
         builder.complain(f"{path}.{problem.where}", problem.expected, problem.found, problem.remedy)
+    if 0 < stream.keep.pictures < stream.reference.warm_up:
+        expected = f"0, or at least reference.warm_up ({stream.reference.warm_up})"
+        remedy = "fewer do not make a reference"
+        builder.complain(f"{path}.keep.pictures", expected, repr(stream.keep.pictures), remedy)
     if stream.alert.direction is not Direction.BOTH:
         builder.complain(f"{path}.alert.direction", "none: pictures have no direction", stream.alert.direction.value)
     if stream.alert.min_change:

@@ -13,15 +13,19 @@ import msgspec
 
 from agent.core.bank import TooFewLeftError
 from agent.core.budget import HASTE, BudgetControl
+from agent.core.types import StreamPhase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from agent.core.types import Frame
+    from agent.core.pictures import PictureDetector
+    from agent.core.types import F32, Frame
+    from agent.kept_pictures import KeptPictures
     from agent.picture_sight import Looked, PictureSight
     from agent.ports import PictureEncoder
 
 MOST_WAITING: Final = 4  # pictures
+_MOST_LESSONS: Final = 3  # times what there is to learn: a stream that learns faster than that is not caught up with
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -70,6 +74,52 @@ class PictureHeir:
     def _configure(self, interval_s: float) -> None:
         self._configured = True
         self.budget.configure(interval_s)
+
+    def lessons(self, old: PictureSight, kept: KeptPictures) -> Iterator[None]:
+        """Learn what the stream with the sight `old` has learnt, as far as its pictures are `kept`.
+
+        One tile of one picture at a time; in between the stream may decide and learn. Of pictures that were kept for
+        alerts those that are at hand are kept again.
+        """
+        if not self.alike:
+            return
+        tiles = list(enumerate(zip(self.sight.detectors, old.detectors, strict=True)))
+        taught = [{at for at, _ in mine.memory.held()} for _, (mine, _) in tiles]
+        left = _MOST_LESSONS * max(1, sum(len(other.memory.held()) for _, (_, other) in tiles))
+        while left > 0:
+            missing = [
+                (tile, at, mark)
+                for tile, (_, other) in tiles
+                for at, mark in sorted(other.memory.held(), key=lambda one: one[1] != 0)
+                if at not in taught[tile] and at in kept
+            ]
+            if not missing:
+                break
+            for tile, at, mark in missing:
+                taught[tile].add(at)
+                frame = kept.frame(at, tile)
+                if frame is not None:
+                    self.sight.detectors[tile].learn(frame, self._encoded(tile, frame), mark)
+                    left -= 1
+                    yield
+        for tile, (mine, other) in tiles:
+            if mine.phase is StreamPhase.ACTIVE:
+                yield from self._keep_for_alerts(tile, mine, other, kept)
+
+    def _keep_for_alerts(
+        self, tile: int, mine: PictureDetector, other: PictureDetector, kept: KeptPictures
+    ) -> Iterator[None]:
+        known = mine.quarantine.pictures()
+        while missing := [at for at in other.quarantine.pictures() if at not in known and at in kept]:
+            frame = kept.frame(missing[0], tile)
+            assert frame is not None
+            known[missing[0]] = mine.examine(frame, self._encoded(tile, frame))
+            yield
+        mine.quarantine.begin_after(other.quarantine, known)
+
+    def _encoded(self, tile: int, frame: Frame) -> list[F32]:
+        prepared = self.sight.detectors[tile].prepare(frame)
+        return [output[0] for output in self.encoder.run(prepared[None])]
 
     def accept(self, alert: str) -> None:
         """Learn an alert's pictures as the stream did, where it has seen them."""

@@ -140,6 +140,10 @@ class PictureSight:
         """Return the memory that it takes, about."""
         return sum(detector.bytes + _WORKING_BYTES for detector in self.detectors)
 
+    def times(self) -> set[float]:
+        """Return when all pictures came that may still be learnt, accepted or forgotten."""
+        return set[float]().union(*(detector.times() for detector in self.detectors))
+
     def snapshot(self) -> list[dict[str, Any]]:
         """Return all that was learnt, tile by tile."""
         return [

@@ -10,6 +10,7 @@ from agent.core.alerting import AlertKind, AlertState, FrozenPolicy
 from agent.core.budget import HASTE, BudgetControl
 from agent.core.picture_health import PictureFault
 from agent.core.types import Mode
+from agent.kept_pictures import KeptPictures
 from agent.picture_heir import PictureHeir, Shown
 from agent.picture_sight import Looked, PictureSight
 from agent.stream import Stream, tag_of
@@ -54,6 +55,8 @@ class PictureStream(Stream):
         self.encoder, self.heir = encoder, None
         self._max_bytes, self._workspace = max_bytes, workspace
         self.sight = PictureSight(settings, encoder, max_bytes, workspace)
+        self.kept = KeptPictures(settings.keep, self._needed)
+        self.changes = 0  # that an operator made of what was learnt
         self._saved_heir: dict[str, Any] | None = None  # of an earlier run, for when its encoder is here
         self.heatmap: bytes | None = None  # of the last alert, PNG
         self._begin()
@@ -157,7 +160,7 @@ class PictureStream(Stream):
     @property
     def bytes(self) -> int:
         """Return the memory that the stream takes, about."""
-        return self.sight.bytes
+        return self.sight.bytes + (self.settings.keep.limit_bytes if self.kept.wanted else 0)
 
     def signature_with(self, encoder: PictureEncoder) -> dict[str, Any]:
         """Return the signature that the stream has with an encoder."""
@@ -189,22 +192,25 @@ class PictureStream(Stream):
     def use(self, encoder: PictureEncoder) -> None:
         """Begin with another version of the encoder: nothing was learnt yet, or it is given up."""
         self.disown()
+        self.kept.clear()
         self._see_with(PictureSight(self.settings, encoder, self._max_bytes, self._workspace))
 
     def _see_with(self, sight: PictureSight) -> None:
         self.sight, self.encoder = sight, sight.encoder
         self.encoder_tag = tag_of((sight.encoder.name, sight.encoder.digest))
 
-    def beget(self, encoder: PictureEncoder) -> None:
-        """Have an heir with another version of the encoder, which learns from now on, or goes on where one was."""
+    def beget(self, encoder: PictureEncoder) -> PictureHeir:
+        """Return who may become the heir, with another version of the encoder; it goes on where one was before."""
         sight = PictureSight(self.settings, encoder, self._max_bytes, self._workspace)
-        self.heir = PictureHeir(sight, self.sight, self._budget, self._interval_known())
+        heir = PictureHeir(sight, self.sight, self._budget, self._interval_known())
         saved, self._saved_heir = self._saved_heir, None
         if saved is not None and saved["signature"] == self.signature_with(encoder):
-            self.heir.restore(saved)
+            heir.restore(saved)
+        return heir
 
     def show(self, message: InboundMessage, frames: list[Frame], found: Looked | None) -> None:
-        """Have the heir, if there is one, look later at a healthy picture that was just decided on."""
+        """Keep a healthy picture that was just decided on, if that is allowed; have the heir look at it later."""
+        self.kept.add(frames)
         if self.heir is None:
             return
         machine = self.alerts[AlertKind.ANOMALY]
@@ -224,6 +230,8 @@ class PictureStream(Stream):
         heir, self.heir = self.heir, None
         assert heir is not None
         heir.budget.succeed(self._budget)
+        if not heir.alike:
+            self.kept.clear()
         self._budget, self._configured = heir.budget, True
         self._see_with(heir.sight)
         self._whole = None  # what is on disk is of the old one
@@ -235,8 +243,15 @@ class PictureStream(Stream):
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
         self.disown()
+        self.kept.clear()
         self.sight.begin_anew()
         self._begin()
+
+    def follow(self, old: Stream, *, kept: bool) -> None:
+        """Go on in the place of `old`; `kept`: with all that it had learnt, and the pictures that it kept."""
+        super().follow(old, kept=kept)
+        if kept and isinstance(old, PictureStream):
+            self.kept.restore(old.kept.snapshot())
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that was learnt."""
@@ -287,6 +302,7 @@ class PictureStream(Stream):
 
     def accept(self, alert: str) -> int:
         """Learn an alert's pictures; return how many."""
+        self.changes += 1
         count = self.sight.accept(alert)
         if self.heir is not None:
             self.heir.accept(alert)
@@ -303,6 +319,7 @@ class PictureStream(Stream):
     def forget_alert(self, alert: str) -> int:
         """Take out what accepting an alert let in; return how many pictures. Raises TooFewLeftError."""
         count = self.sight.forget_alert(alert)
+        self._forgotten()
         if self.heir is not None and not self.heir.forget(lambda sight: sight.forget_alert(alert)):
             self.disown()
         return count
@@ -310,9 +327,17 @@ class PictureStream(Stream):
     def forget_span(self, begin: float, end: float) -> int:
         """Take out the pictures of a time span; return how many. Raises TooFewLeftError."""
         count = self.sight.forget_span(begin, end)
+        self._forgotten()
         if self.heir is not None and not self.heir.forget(lambda sight: sight.forget_span(begin, end)):
             self.disown()
         return count
+
+    def _needed(self) -> set[float]:
+        return self.sight.times()
+
+    def _forgotten(self) -> None:
+        self.changes += 1
+        self.kept.forget()
 
     def release(self) -> None:
         """Let go what was kept for an alert that is no longer pending or firing."""

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from agent.adapters.store import AlertRow
+from agent.picture_stream import PictureStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +35,7 @@ def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float
     save_alerts(store, streams)
     for stream in streams:
         if whole:
-            save(store, stream, now)
+            save(store, stream, now, pictures=True)
         else:
             add(store, stream, now)
 
@@ -58,11 +59,26 @@ def add(store: Store, stream: Stream, now: float) -> None:
         save(store, stream, now)
 
 
-def save(store: Store, stream: Stream, now: float | None = None) -> None:
-    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system."""
+def save(store: Store, stream: Stream, now: float | None = None, *, pictures: bool = False) -> None:
+    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system.
+
+    `pictures`: and those that it keeps, else only where some are no longer to be on disk, or it is time.
+    """
+    now = monotonic() if now is None else now
     size = store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
     stream.saved()
-    stream.saved_whole(size, monotonic() if now is None else now)
+    if isinstance(stream, PictureStream):
+        kept = stream.kept
+        if kept.wanted and (pictures or kept.due(now)):
+            kept.written(store.save_pictures(stream.name, kept.snapshot()), now)
+        size += kept.written_bytes
+    stream.saved_whole(size, now)
+
+
+def tidy_pictures(store: Store, pipeline: Pipeline) -> None:
+    """Remove from disk the pictures of streams that keep none. Raises OSError."""
+    streams = pipeline.streams.values()
+    store.tidy_pictures(one.name for one in streams if isinstance(one, PictureStream) and one.kept.wanted)
 
 
 class Saver:

@@ -156,7 +156,7 @@ class Stream(ABC):
         if self._whole is None:
             return True
         at, size, learnt = self._whole
-        return learnt is not self.learnt or now - at >= _DAY_S * size / WHOLE_BYTES_A_DAY
+        return learnt is not self.learnt or now - at >= pause_after(size)
 
     @abstractmethod
     def holds(self, alert: str) -> bool:
@@ -483,6 +483,11 @@ def embedded(part: WarmUpPart, encoder: Encoder | None) -> F32:
 def version_of(encoder: Encoder) -> tuple[str, str, float, int, int]:
     """Return what two encoders have in common whose embeddings can be compared."""
     return encoder.digest, encoder.runtime, encoder.output_step, encoder.output_offset, encoder.length
+
+
+def pause_after(size: int) -> float:
+    """Return how long, in s, nothing large is written for a stream after so many bytes."""
+    return _DAY_S * size / WHOLE_BYTES_A_DAY
 
 
 def tag_of(encoder: tuple[str, str] | None) -> dict[str, str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from agent.bundle import load_bundle
+
 EYES = Path(__file__).parent / "eyes"
 
 
@@ -20,3 +22,8 @@ def put_eye(path: Path, name: str) -> Path:
     shutil.copyfile(eye(name), beside)
     beside.replace(path)
     return path
+
+
+def eye_version(name: str) -> str:
+    """Return the digest of the model of one of them, as messages tell it."""
+    return load_bundle(eye(name)).manifest.variants[0].sha256[:12]

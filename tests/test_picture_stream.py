@@ -431,6 +431,8 @@ def test_what_is_looked_at_can_be_drawn(tmp_path, capsys):
         ("channels: [a]", "a known key"),
         ("every: 0s", "more than 0"),
         ("max_pixels: 0", "1 to"),
+        ("keep: {pictures: 20}", "0, or at least reference.warm_up (300)"),
+        ("keep: {pictures: 400, limit: 0 B}", "more than 0"),
         ("reference: {size: 100, warm_up: 200}", "at most reference.size"),
         ("alert: {direction: up}", "pictures have no direction"),
         ("alert: {min_change: {a: 1}}", "pictures have no channels"),

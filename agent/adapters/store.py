@@ -35,6 +35,8 @@ MAX_UNPACKED_BYTES: Final = 1 << 30  # of a snapshot; a few bytes may claim anyt
 _MAGIC: Final = b"redshank snapshot 2\n"
 _JOURNAL_MAGIC: Final = b"redshank journal 1\n"
 _JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
+_PICTURES_MAGIC: Final = b"redshank pictures 1\n"
+_PICTURES_HEAD: Final = len(_PICTURES_MAGIC) + 4
 _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
 _ARRAY: Final = 1
@@ -366,9 +368,46 @@ class Store:
             place += _FRAME_HEAD + size
         return found
 
+    def save_pictures(self, stream: str, pictures: list[tuple[float, list[bytes]]]) -> int:
+        """Write a stream's packed pictures: those before or these are there. Return the size, bytes."""
+        body = msgspec.msgpack.encode(pictures)
+        content = _PICTURES_MAGIC + _checksum(body) + body
+        self.bytes_written += len(content)
+        _write(self._pictures(stream), content)
+        return len(content)
+
+    def load_pictures(self, stream: str) -> list[tuple[float, list[bytes]]]:
+        """Return a stream's packed pictures, by time, a file for each tile; none where they are missing or damaged."""
+        try:
+            content = self._pictures(stream).read_bytes()
+        except OSError:
+            return []
+        body = content[_PICTURES_HEAD:]
+        try:
+            if content[:_PICTURES_HEAD] == _PICTURES_MAGIC + _checksum(body):
+                return msgspec.msgpack.decode(body, type=list[tuple[float, list[bytes]]])
+        except (ValueError, RecursionError):
+            pass
+        logger.warning("stream %s: the pictures that were kept are damaged, and removed", stream)
+        self.drop_pictures(stream)
+        return []
+
+    def drop_pictures(self, stream: str) -> None:
+        """Remove a stream's pictures, if there are any. Raises OSError."""
+        self._pictures(stream).unlink(missing_ok=True)
+
+    def tidy_pictures(self, streams: Iterable[str]) -> None:
+        """Remove the pictures of all streams but these. Raises OSError."""
+        kept = {self._pictures(stream) for stream in streams}
+        for path in (self.directory / "streams").glob("*.pictures"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
     def set_aside(self, stream: str, reason: str) -> None:
-        """Rename a snapshot that cannot be used, if there is one."""
+        """Rename a snapshot that cannot be used, if there is one; pictures are not kept then."""
         path = self._path(stream)
+        with contextlib.suppress(OSError):
+            self.drop_pictures(stream)
         self._written.pop(stream, None)
         aside = path.with_suffix(".unusable")
         try:
@@ -382,6 +421,9 @@ class Store:
 
     def _path(self, stream: str) -> Path:
         return self.directory / "streams" / f"{hashlib.sha256(stream.encode()).hexdigest()[:24]}.snapshot"
+
+    def _pictures(self, stream: str) -> Path:
+        return self._path(stream).with_suffix(".pictures")
 
     def _journal(self, stream: str) -> Path:
         return self._path(stream).with_suffix(".journal")

@@ -83,9 +83,15 @@ class PictureMemory:
         ring.remove(odd)
         self._scale, self._since_fit = None, [LEAST_REFIT, RARE_REFIT]
 
+    def held(self) -> list[tuple[float, int]]:
+        """Return time and mark of each picture that is held, in the order in which they leave."""
+        order = self.ring.order()
+        held = zip(self.ring.times[order].tolist(), self.ring.marks[order].tolist(), strict=True)
+        return [*held, *((one.at, one.mark) for one in self._waiting)]
+
     def admit(self, picture: Picture, found: tuple[F32, I64], *, rare: bool) -> None:
         """Let a picture in; `found` is what the bank's `nearest` gave for its patches just now."""
-        self.bank.learn(picture.patches, self.cells, picture.number, picture.at, found=found)
+        self.bank.learn(picture.patches, self.cells, picture.number, picture.at, picture.mark, found)
         self._since_fit[0] += 1
         self._since_fit[1] += rare
         if self._build is not None:

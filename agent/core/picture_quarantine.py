@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from agent.core.picture_reference import Picture
@@ -37,9 +38,24 @@ class PictureQuarantine(LastAlerts[Picture, int]):
         self.remember(alert, mark)
         return mark
 
-    def begin_after(self, old: PictureQuarantine) -> None:
-        """Know of the alerts that another one has accepted, and go on with its marks; what it keeps is not taken."""
+    def pictures(self) -> dict[float, Picture]:
+        """Return the pictures that are kept for alerts, by the time at which they came."""
+        pending = [] if self._pending is None else self._pending[1]
+        return {one.at: one for kept in (*self._alerts.values(), pending) for one in kept}
+
+    def begin_after(self, old: PictureQuarantine, known: Mapping[float, Picture]) -> None:
+        """Know of the alerts that another one has accepted, and go on with its marks.
+
+        What that keeps of alerts is taken where it is `known`, by time, to whom this one belongs.
+        """
         self.restore({**old.snapshot(), "alerts": [], "pending": None})
+        for alert, kept in old._alerts.items():
+            held = [known[one.at] for one in kept if one.at in known]
+            if held:
+                self._alerts[alert] = held
+        if old._pending is not None:
+            alert, kept = old._pending
+            self._pending = alert, [known[one.at] for one in kept if one.at in known]
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything, as plain lists and arrays."""

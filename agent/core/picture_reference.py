@@ -92,9 +92,13 @@ class PictureRing:
         self.head = (place + 1) % self.size
         self.count = min(self.count + 1, self.size)
 
+    def order(self) -> I64:
+        """Return the places of all pictures, int64 [count], the oldest first."""
+        return (self.head - self.count + np.arange(self.count)) % self.size
+
     def remove(self, leaving: Bools) -> int:
         """Take pictures out, bool [count]; the others keep their order. Return how many."""
-        order = (self.head - self.count + np.arange(self.count)) % self.size
+        order = self.order()
         order = order[~leaving[order]]
         for name in self._ARRAYS:
             held = getattr(self, name)

@@ -97,20 +97,15 @@ class PictureDetector:
 
         `outputs` are the encoder's for this picture as `prepare` gave it, float32 [rows, columns, dim] each.
         """
-        number, self._number = self._number, self._number + 1
         maps = self.layout.maps(outputs)
-        features = pooled(maps, self.layout.sides)
         if self._warm_up is not None:
-            self._usual.learn(maps)
-            self._learn_first(self._warm_up, frame, number, features, maps[-1])
+            self._learn_first(self._warm_up, frame, maps)
             return None
         memory = self.memory
-        white, found = self._compare(maps[-1])
+        picture, found = self._examined(frame, maps)
         distances, _ = found
-        patch_score, pool_score = strangeness(distances), memory.pool_score(features)
-        p_value = memory.scale.p_value(patch_score, pool_score)
+        p_value = memory.scale.p_value(picture.patch_score, picture.pool_score)
         admitted = self._gate.admit(frame.at, p_value)
-        picture = Picture(frame.at, number, features, white, patch_score, pool_score)
         self._refused = None if admitted else picture
         if not admitted:
             self._turned_away.append(picture)
@@ -119,7 +114,7 @@ class PictureDetector:
             self._usual.learn(maps)
             memory.admit(picture, found, rare=rare)
             if rare:
-                self._catch_up(number)
+                self._catch_up(picture.number)
         memory.step()
         shares = np.zeros(self.grid[0] * self.grid[1], np.float32)
         shares[memory.cells] = shared(distances)
@@ -128,10 +123,36 @@ class PictureDetector:
             score=max(0.0, -float(np.log10(p_value))),
             p_value=p_value,
             part_scores=shares.reshape(self.grid),
-            patch_score=patch_score,
-            pool_score=pool_score,
+            patch_score=picture.patch_score,
+            pool_score=picture.pool_score,
             admitted=admitted,
         )
+
+    def learn(self, frame: Frame, outputs: list[F32], mark: int = 0) -> None:
+        """Learn a picture that is known to be normal, with the mark of the alert that it was accepted with.
+
+        The warm-up takes none that has a mark: it may look like no other.
+        """
+        maps = self.layout.maps(outputs)
+        if self._warm_up is None:
+            picture, found = self._examined(frame, maps, mark)
+            self._usual.learn(maps)
+            self.memory.admit(picture, found, rare=False)
+            self.memory.step()
+        elif not mark:
+            self._learn_first(self._warm_up, frame, maps)
+
+    def examine(self, frame: Frame, outputs: list[F32]) -> Picture:
+        """Return what is kept of a picture, without learning it. Not while learning."""
+        return self._examined(frame, self.layout.maps(outputs))[0]
+
+    def _examined(self, frame: Frame, maps: list[F32], mark: int = 0) -> tuple[Picture, tuple[F32, I64]]:
+        """Return what is kept of a picture, and what `nearest` says of its patches."""
+        number, self._number = self._number, self._number + 1
+        features = pooled(maps, self.layout.sides)
+        white, found = self._compare(maps[-1])
+        patch_score, pool_score = strangeness(found[0]), self.memory.pool_score(features)
+        return Picture(frame.at, number, features, white, patch_score, pool_score, mark), found
 
     def _catch_up(self, number: int) -> None:
         """Let in what was turned away while it was not clear that the scene had changed for good."""
@@ -146,8 +167,11 @@ class PictureDetector:
         white = self._whitening.apply(patches)
         return white, self.memory.bank.nearest(white, self.memory.cells)
 
-    def _learn_first(self, warm_up: PictureWarmUp, frame: Frame, number: int, features: F32, patches: F32) -> None:
+    def _learn_first(self, warm_up: PictureWarmUp, frame: Frame, maps: list[F32]) -> None:
         """Take a picture of the warm-up; with the last one become active."""
+        number, self._number = self._number, self._number + 1
+        self._usual.learn(maps)
+        features, patches = pooled(maps, self.layout.sides), maps[-1]
         lit = self.light.usual is not None  # by a detector that was here before
         if not lit:
             self.light.learn(frame.pixels)
@@ -167,7 +191,12 @@ class PictureDetector:
         """
         if alike and old.phase is StreamPhase.ACTIVE:
             self.light.restore(old.light.snapshot())
-        self.quarantine.begin_after(old.quarantine)
+        self.quarantine.begin_after(old.quarantine, {})
+
+    def times(self) -> set[float]:
+        """Return when all pictures came that may still be learnt, accepted or forgotten."""
+        held = {at for at, _ in self.memory.held()}
+        return held | self.quarantine.pictures().keys() | {one.at for one in self._turned_away}
 
     def equals(self, old: PictureDetector) -> bool:
         """Tell whether it may take the place of another one: it has learnt, and judges whole pictures if that does."""

@@ -239,3 +239,42 @@ def test_who_follows_one_that_learns_learns_the_light_itself():
     heir = make()
     heir.begin_after(old, alike=True)
     assert heir.light.usual is None
+
+
+def test_what_is_known_to_be_normal_is_learnt_whatever_it_looks_like():
+    detector, rng = learnt()
+    odd = outputs(rng, defect=9.0)
+    held = detector.reference_size
+    picture = detector.examine(frame(200), odd)
+    assert (picture.at, detector.reference_size) == (200.0, held)
+    detector.learn(frame(201), odd, mark=7)
+    assert detector.memory.held()[-1] == (201.0, 7)
+    assert np.count_nonzero(detector.memory.bank.marks == 7) > 0
+    feed(detector, rng, 60, 300)
+    assert detector.push(frame(400), odd).patch_score < picture.patch_score
+    held = dict(detector.memory.held())
+    assert held[201.0] == 7
+    assert list(held) == sorted(held)
+    assert set(held) <= detector.times()
+
+
+def test_a_warm_up_takes_what_is_normal_and_nothing_that_has_a_mark():
+    detector, rng = make(), np.random.default_rng(0)
+    detector.learn(frame(0), outputs(rng))
+    detector.learn(frame(1), outputs(rng), mark=3)
+    assert detector.learning_left == 119
+
+
+def test_what_is_kept_for_alerts_is_taken_where_it_is_known():
+    old, rng = learnt()
+    for at, alert in ((200, "a"), (201, "b"), (202, "c")):
+        feed(old, rng, 1, at, defect=9.0)
+        old.keep(alert, firing=alert != "c")
+    assert old.quarantine.pictures().keys() == {200.0, 201.0, 202.0} <= old.times()
+    heir, _ = learnt(seed=1)
+    known = {at: heir.examine(frame(at), outputs(rng)) for at in (200.0, 202.0)}
+    heir.quarantine.begin_after(old.quarantine, known)
+    assert heir.quarantine.pictures() == known
+    assert (heir.quarantine.knows("a"), heir.quarantine.knows("b")) == (True, False)
+    heir.keep("c", firing=True)  # it was pending
+    assert heir.quarantine.held("c") == [known[202.0]]
