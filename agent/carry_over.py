@@ -268,10 +268,13 @@ class CarryOver:
 
     def _weigh(self) -> None:
         """Tell how much memory is taken twice."""
-        twice: dict[int, Stream] = {id(one): one for one in self._behind if one.heir is not None}
-        if self._work is not None:
-            twice[id(self._work.stream)] = self._work.stream
-        self._room.twice = sum(one.bytes for one in twice.values())
+        heirs = {id(one): one.heir.bytes for one in self._behind if one.heir is not None}
+        if isinstance(self._work, _Work):
+            channels = len(self._work.stream.detector.grid.channels)
+            heirs[id(self._work.stream)] = channels * self._work.bank.lane_bytes
+        elif self._work is not None:
+            heirs[id(self._work.stream)] = self._work.heir.bytes
+        self._room.twice = sum(heirs.values())
 
 
 def _is_ready(stream: Stream, heir: Heir | PictureHeir) -> bool:

@@ -6,9 +6,10 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
+from agent.adapters.tflite import candidates
 from agent.bundle import find_bundle, load_bundle
 from agent.encoder_check import check_encoder, check_in_process
-from agent.encoder_loading import NewChoices, load_any, named_encoders
+from agent.encoder_loading import NewChoices, load_any, load_variant, named_encoders
 from agent.encoder_versions import EncoderVersions
 from agent.encoder_watch import EncoderWatch, NewVersion
 from agent.errors import BundleError
@@ -46,7 +47,8 @@ class EncoderKeeper:
     ) -> None:
         self._configuration, self._store, self._disk, self._used = configuration, store, disk, used
         self._versions = EncoderVersions(store.directory)
-        self._former: dict[str, list[Encoder | PictureEncoder]] = {}  # versions that snapshots may be of, loaded
+        # What snapshots may be of, loaded, by name and what they tell of it; None: it is not kept.
+        self._former: dict[tuple[str, str, str], Encoder | PictureEncoder | None] = {}
         self._unkept: dict[str, Bundle] = {}  # what is used, as it was loaded, and not on disk yet
         self.watch = EncoderWatch(self.names, self.load, wake, telemetry)
 
@@ -136,22 +138,32 @@ class EncoderKeeper:
                     del self._unkept[name]
 
     def former(self, stream: Stream, signature: object) -> Encoder | PictureEncoder | None:
-        """Return the kept version of a stream's encoder that a snapshot with this signature was made with, if any."""
+        """Return the kept encoder that a stream's snapshot with this signature was made with, if there is one.
+
+        It is one of an earlier version, or another variant or runtime of the one in use.
+        """
         if stream.encoder is None:
             return None
         told = signature if isinstance(signature, dict) else {}
         versions = {key: told.get(key) for key in ("encoder", "runtime")}
         if {**stream.signature, **versions} != told:
             return None  # other settings: no version would help
-        name = stream.settings.encoder_name
-        if name not in self._former:
-            self._former[name] = [one for one in self._load_kept(name) if isinstance(one, type(stream.encoder))]
-        return next((one for one in self._former[name] if stream.signature_with(one) == signature), None)
+        name, digest, runtime = stream.settings.encoder_name, str(versions["encoder"]), str(versions["runtime"])
+        key = name, digest, runtime
+        if key not in self._former:
+            kept = self._load_kept(name, digest.partition(" ")[0], runtime.partition(" ")[0])
+            of_kind = (one for one in kept if isinstance(one, type(stream.encoder)))
+            self._former[key] = next((one for one in of_kind if stream.signature_with(one) == signature), None)
+        return self._former[key]
 
-    def _load_kept(self, name: str) -> Iterator[TfliteEncoder | TflitePictureEncoder]:
+    def _load_kept(self, name: str, digest: str, runtime: str) -> Iterator[TfliteEncoder | TflitePictureEncoder]:
+        """Yield the kept models with this sha256, loaded on a runtime."""
         for path in self._versions.paths(name):
             try:
-                yield load_any(self._load_version(name, path), NewChoices(self._store))
+                bundle = self._load_version(name, path)
+                for there, variant in candidates(bundle):
+                    if (variant.sha256, there) == (digest, runtime):
+                        yield load_variant(bundle, there, variant.file)
             except BundleError as error:
                 logger.warning("encoder %s: an earlier version cannot be gone on with: %s", name, error)
 

@@ -87,6 +87,13 @@ def _question(bundle: Bundle) -> str:
     return f"variant and runtime for {offered} among {', '.join(installed_runtimes())}"
 
 
+def load_variant(bundle: Bundle, runtime: str, file: str) -> TfliteEncoder | TflitePictureEncoder:
+    """Return one variant of a bundle of either kind on one runtime. Raises BundleError."""
+    if bundle.manifest.kind == "image":
+        return load_picture_encoder(bundle, runtime, file)
+    return load_encoder(bundle, runtime, file)
+
+
 def named_encoders(configuration: Configuration) -> set[tuple[str, bool]]:
     """Return the name of every encoder that the streams name, and whether it is for pictures."""
     named = {(stream.encoder_name, isinstance(stream, ImageSettings)) for stream in configuration.streams}

@@ -102,20 +102,25 @@ def _has_model(path: Path, models: Collection[str]) -> bool:
 
 
 def put_back(bundle: Bundle, path: Path) -> None:
-    """Put a bundle in the place of another, which is a folder, or a zip. Raises OSError, and then the other stays."""
+    """Put a bundle in the place of another, which is a folder, or a zip. Raises OSError, and then the other stays.
+
+    It is on disk when this returns.
+    """
     if path.is_file():
         beside = path.with_name(f"{path.name}.new")
-        shutil.copyfile(bundle.path, beside)
+        _write_out(beside, bundle.path.read_bytes())
         beside.replace(path)
+        _sync(path.parent)
         return
     path = path.resolve()
     made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     old = made / "old"
     try:
         new = made / "new"
-        new.mkdir(mode=0o755)
+        new.mkdir()
         for name, content in contents(bundle).items():
-            (new / name).write_bytes(content)
+            _write_out(new / name, content)
+        _sync(new)
         if path.exists():
             path.rename(old)
         try:
@@ -124,5 +129,22 @@ def put_back(bundle: Bundle, path: Path) -> None:
             if old.exists():
                 old.rename(path)
             raise
+        _sync(path.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_out(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on disk."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

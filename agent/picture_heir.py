@@ -64,6 +64,11 @@ class PictureHeir:
         """Return the version of the encoder that it looks with."""
         return self.sight.encoder
 
+    @property
+    def bytes(self) -> int:
+        """Return the memory that it takes, about."""
+        return self.sight.bytes
+
     def begin_calibration(self, budget: BudgetControl, interval_s: float | None) -> None:
         """Begin the ladder where the stream's is, and the time in shadow anew: the stream's budget was changed."""
         self.decisions = self.calm = 0

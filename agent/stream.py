@@ -282,6 +282,11 @@ class Heir(msgspec.Struct):
     decisions: int = 0
     calm: int = 0
 
+    @property
+    def bytes(self) -> int:
+        """Return the memory that it takes."""
+        return len(self.detector.grid.channels) * self.bank.lane_bytes + self.detector.quarantine.bytes
+
 
 class SensorStream(Stream):
     """A stream of readings. Its detector is one of a bank's."""

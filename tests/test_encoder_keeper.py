@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from agent import encoder_keeper
+from agent.adapters.mqtt.topics import Topics
 from agent.adapters.store import Store
-from agent.adapters.telemetry import Telemetry
+from agent.adapters.telemetry import SilentObserver, Telemetry
+from agent.adapters.tflite import available_runtimes, load_encoder
 from agent.bundle import find_bundle, load_bundle, sign_bundle, version_of_bundle
 from agent.config import load_configuration
 from agent.disk import Disk
 from agent.encoder_keeper import EncoderKeeper
 from agent.encoder_versions import KEPT_VERSIONS
 from agent.errors import BundleError
+from agent.pipeline import Pipeline
 from agent.signing import generate_key
-from tests.encoder_versions import DEADLY_ENDS, GOOD, make_deadly, make_version
+from tests.encoder_versions import DEADLY_ENDS, GOOD, MODEL, make_deadly, make_version
 from tests.eye_versions import put_eye
 
 
@@ -253,4 +258,29 @@ def test_a_kept_version_of_what_came_with_the_package_needs_no_signature(make_ke
 
     monkeypatch.setattr(encoder_keeper, "find_bundle", fail)
     assert kept.begin() == first
-    assert [one.name for one in kept.keeper._load_kept("sensor-small")] == ["sensor-small"]
+    kept_model = load_bundle(kept.keeper._versions.paths("sensor-small")[0]).manifest.variants[0].sha256
+    found = list(kept.keeper._load_kept("sensor-small", kept_model, available_runtimes()[0]))
+    assert [one.name for one in found] == ["sensor-small"]
+
+
+def test_a_stream_goes_on_with_the_variant_that_its_snapshot_is_of(make_kept):
+    kept = make_kept()
+    make_version(kept.path)
+    manifest = json.loads((kept.path / "manifest.json").read_bytes())
+    other = bytes(make_version(kept.path.with_name("other"), GOOD).joinpath(MODEL).read_bytes())
+    (kept.path / "other.tflite").write_bytes(other)
+    added = {"file": "other.tflite", "sha256": hashlib.sha256(other).hexdigest()}
+    manifest["variants"].append({**manifest["variants"][0], **added})
+    (kept.path / "manifest.json").write_text(json.dumps(manifest))
+    kept.begin()
+    runtime = available_runtimes()[0]
+    bundle = load_bundle(kept.path)
+    first, second = (load_encoder(bundle, runtime, name) for name in (MODEL, "other.tflite"))
+    pipeline = Pipeline(kept.configuration, {kept.name: first}, Topics("redshank", "pi"), SilentObserver())
+    stream = pipeline.stream_of("plant/a")
+    told = stream.signature_with(second)
+    assert kept.keeper.former(stream, told).file == "other.tflite"
+    assert kept.keeper.former(stream, told) is kept.keeper.former(stream, told)
+    assert kept.keeper.former(stream, {**told, "encoder": "0123 1.0 0"}) is None
+    assert kept.keeper.former(stream, {**told, "runtime": "another 1.0"}) is None
+    assert kept.keeper.former(stream, {**told, "stride": 9}) is None

@@ -360,14 +360,17 @@ def test_a_bundle_is_put_back_whatever_lies_there(tmp_path, there):
     elif there == "zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("manifest.json", "{}")
-    put_back(bundle, path)
+    before = os.umask(0o027)
+    try:
+        put_back(bundle, path)
+    finally:
+        os.umask(before)
     assert version_of_bundle(path) == version_of_bundle(kept)
     assert load_bundle(path).manifest == bundle.manifest
     assert path.is_file() == (there == "zip")
     assert path.is_symlink() == (there == "link")
     assert sorted(one.name for one in folder.iterdir()) == sorted({"pump"} | ({"real"} if there == "link" else set()))
-    if there != "zip":
-        assert (path.stat().st_mode & 0o777) == 0o755
+    assert (path.stat().st_mode & 0o777) == (0o640 if there == "zip" else 0o750)
 
 
 def test_what_cannot_be_put_back_leaves_what_was_there(tmp_path, monkeypatch):
