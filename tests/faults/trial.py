@@ -113,6 +113,8 @@ class Trial:
         if found.ready_s > self.limits.ready_s:
             found.wrong.append(f"ready only after {found.ready_s:.1f} s")
         self.scene.peers_are_back()
+        if fault.broker_forgets:
+            self.broker.save()  # or at the next kill it may know nobody, and tell an alert to none
         if fault.relearns:
             self._learn()
         if fault.kills or fault.broker_forgets or fault.gap:
