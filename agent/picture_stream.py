@@ -36,6 +36,7 @@ _STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its 
 class PictureStream(Stream):
     """One concrete topic that carries pictures."""
 
+    has_journal = False
     settings: ImageSettings
     assessment: Looked | None
     encoder: PictureEncoder

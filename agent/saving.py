@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent.adapters.store import AlertRow
 from agent.picture_stream import PictureStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from agent.adapters.store import Store
     from agent.adapters.telemetry import Telemetry
@@ -65,7 +65,7 @@ def save(store: Store, stream: Stream, now: float | None = None, *, pictures: bo
     `pictures`: and those that it keeps, else only where some are no longer to be on disk, or it is time.
     """
     now = monotonic() if now is None else now
-    size = store.save(stream.name, {"signature": stream.signature, "detector": stream.snapshot()})
+    size = store.save(stream.name, content_of(stream))
     stream.saved()
     if isinstance(stream, PictureStream):
         kept = stream.kept
@@ -81,6 +81,11 @@ def tidy_pictures(store: Store, pipeline: Pipeline) -> None:
     store.tidy_pictures(one.name for one in streams if isinstance(one, PictureStream) and one.kept.wanted)
 
 
+def content_of(stream: Stream) -> dict[str, Any]:
+    """Return what a stream's snapshot holds."""
+    return {"signature": stream.signature, "detector": stream.snapshot()}
+
+
 class Saver:
     """Saves each stream once in every interval, in rounds; `saved_at` is when the last one was over.
 
@@ -92,6 +97,7 @@ class Saver:
         self._store, self._disk, self._pipeline, self._telemetry = store, disk, pipeline, telemetry
         self._left: deque[str] = deque()  # streams of this round, whose alert states are yet to be written
         self._ready: deque[str] = deque()  # whose alert states are written
+        self._large: tuple[Stream, bool, Iterator[int]] | None = None  # whose snapshot is being written; had it learnt
         self._running = self._topics_due = False
         self._begun_at = self.saved_at = monotonic()
         self._took_s = 0.0  # from begin to end
@@ -106,7 +112,7 @@ class Saver:
         """Begin a round now."""
         self._running = self._topics_due = True
         self._begun_at, self._busy_s = monotonic(), 0.0
-        self._left, self._ready = deque(self._pipeline.streams), deque()
+        self._left, self._ready, self._large = deque(self._pipeline.streams), deque(), None
 
     def advance(self) -> bool:
         """Go on with a round for a moment, if there is one; tell whether there is more to do at once."""
@@ -114,14 +120,22 @@ class Saver:
             return False
         before, begun = self._store.bytes_written, monotonic()
         if not self._disk.write(self._slice):
-            self._running = False
+            self._running, self._large = False, None
         self._telemetry.state_bytes.inc(self._store.bytes_written - before)
         now = monotonic()
         self._busy_s += now - begun
-        if self._running and not (self._left or self._ready):
+        if self._running and not (self._left or self._ready or self._large):
             self._running, self.saved_at, self._took_s = False, now, now - self._begun_at
             self._telemetry.snapshot_seconds.observe(self._busy_s)
         return self._running
+
+    def _go_on(self, stream: Stream, learnt: bool, pieces: Iterator[int]) -> None:  # noqa: FBT001  as it was kept
+        """Go on with a large snapshot, which is of when it was begun: what has no journal needs to know no more."""
+        size = next(pieces, None)
+        if size and stream.learnt is learnt:  # else one is due that knows that learning is over
+            stream.saved_whole(size, monotonic())
+        elif size is None:
+            self._large = None
 
     def _slice(self) -> None:
         """Write until the time is up, or the round is over."""
@@ -129,8 +143,10 @@ class Saver:
         if self._topics_due:
             self._store.set_topics([stream.topic for stream in streams.values()])
             self._topics_due = False
-        while self._left or self._ready:
-            if not self._ready:
+        while self._left or self._ready or self._large:
+            if self._large:
+                self._go_on(*self._large)
+            elif not self._ready:
                 names = list(islice(self._left, AT_ONCE))
                 save_alerts(self._store, [streams[name] for name in names if name in streams])
                 for name in names:
@@ -138,7 +154,9 @@ class Saver:
                     self._ready.append(name)
             else:
                 stream = streams.get(self._ready[0])
-                if stream is not None:
+                if stream is not None and not stream.has_journal and stream.whole_due(monotonic()):
+                    self._large = stream, stream.learnt, self._store.save_in_pieces(stream.name, content_of(stream))
+                elif stream is not None:
                     add(self._store, stream, monotonic())
                 self._ready.popleft()
             if monotonic() >= until:

@@ -90,6 +90,8 @@ class Stream(ABC):
     def signature_with(self, encoder: Any) -> dict[str, Any]:
         """Return what a snapshot must agree with that was made with this version of the encoder."""
 
+    has_journal = True  # what was learnt can be added to a snapshot, as a rule
+
     @property
     @abstractmethod
     def budget(self) -> BudgetControl:

@@ -19,7 +19,8 @@ from agent.core.alerting import AlertKind
 from agent.disk import Disk
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
-from agent.saving import Saver, save_all
+from agent.saving import Saver, save, save_all
+from agent.stream import SensorStream
 
 BEGUN = 1_700_000_000.0
 STREAMS = 5
@@ -166,3 +167,29 @@ def test_a_disk_that_refuses_ends_the_round(tmp_path):
         desk.finish()
         assert desk.saver.saved_at > before
         assert store.load("pump/0") is not None
+
+
+def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 2000)
+    with closing(Store(tmp_path / "state")) as store, closing(Store(tmp_path / "once")) as once:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(250), range(1))
+        (stream,) = desk.pipeline.streams.values()
+        desk.saver.begin()
+        turns = desk.finish()
+        assert turns > 10
+        save_all(once, desk.pipeline)
+        assert repr(store.load("pump/0")) == repr(once.load("pump/0"))
+        assert not stream.whole_due(0.0)
+        monkeypatch.setattr(stream, "whole_due", lambda _: True)
+        desk.saver.begin()
+        for _ in range(turns // 2):
+            assert desk.saver.advance()
+        desk.feed(range(250, 260), range(1))
+        save(store, stream)
+        newer = repr(store.load("pump/0"))
+        desk.finish()
+        assert repr(store.load("pump/0")) == newer
+        assert newer != repr(once.load("pump/0"))

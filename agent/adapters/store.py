@@ -25,7 +25,7 @@ from agent.adapters.statelock import StateLock
 from agent.errors import SnapshotError, UnwritableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ _PICTURES_MAGIC: Final = b"redshank pictures 1\n"
 _PICTURES_HEAD: Final = len(_PICTURES_MAGIC) + 4
 _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
+_PIECE_BYTES: Final = 1 << 18  # that are compressed at once: 5 ms
 _ARRAY: Final = 1
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SHM: Final = Path("/dev/shm")  # noqa: S108  folders of our own in it; memory, where other disks may be full as well
@@ -298,14 +299,31 @@ class Store:
 
         Return its size, bytes.
         """
-        body = zlib.compress(msgspec.msgpack.encode(snapshot, enc_hook=_encode), _LEVEL)
+        *_, size = self.save_in_pieces(stream, snapshot)
+        return size
+
+    def save_in_pieces(self, stream: str, snapshot: dict[str, Any]) -> Iterator[int]:
+        """Do what `save` does, and yield 0 between two pieces of that work; at last the size, bytes.
+
+        It is 0 too where something newer of this stream was written meanwhile, which stays.
+        """
+        before = self._written.get(stream)
+        packed = memoryview(msgspec.msgpack.encode(snapshot, enc_hook=_encode))
+        packer, parts = zlib.compressobj(_LEVEL), []
+        for first in range(0, len(packed), _PIECE_BYTES):
+            parts.append(packer.compress(packed[first : first + _PIECE_BYTES]))
+            yield 0
+        if self._written.get(stream) is not before:
+            yield 0
+            return
+        body = b"".join([*parts, packer.flush()])
         checksum = _checksum(body)
         content = _MAGIC + checksum + body
         self.bytes_written += len(content)
         _write(self._path(stream), content)
         self._written[stream] = Written(checksum, len(content))
         self._journal(stream).unlink(missing_ok=True)  # one that is left names the older snapshot, and counts no more
-        return len(content)
+        yield len(content)
 
     def append(self, stream: str, addition: dict[str, Any]) -> bool:
         """Write what was added to a stream's snapshot; durable when this returns.
