@@ -27,7 +27,8 @@ class KeptPictures:
         self.bytes = 0
         self.written_bytes = 0  # in this run, the last time
         self._written_at: float | None = None
-        self._must_write = False  # what is on disk has pictures that are not to be there any more
+        self.must_write = False  # what is on disk has pictures that are not to be there any more
+        self.removals = 0  # how often that was so
 
     @property
     def wanted(self) -> bool:
@@ -71,22 +72,28 @@ class KeptPictures:
 
     def forget(self) -> None:
         """Let go at once what nothing hangs on any more: something was forgotten."""
-        self._must_write |= self._forget_unneeded()
+        if self._forget_unneeded():
+            self._removed()
 
     def clear(self) -> None:
         """Let everything go."""
-        self._must_write |= bool(self._pictures)
+        if self._pictures:
+            self._removed()
         self._pictures.clear()
         self.bytes = 0
+
+    def _removed(self) -> None:
+        self.must_write = True
+        self.removals += 1
 
     def due(self, now: float) -> bool:
         """Tell whether they are to be written: seldom, or because some are to be gone. `now`: a monotonic clock."""
         at = self._written_at
-        return self._must_write or at is None or now - at >= pause_after(self.written_bytes)
+        return self.must_write or at is None or now - at >= pause_after(self.written_bytes)
 
     def written(self, size: int, now: float) -> None:
         """Know that they were written, so many bytes."""
-        self.written_bytes, self._written_at, self._must_write = size, now, False
+        self.written_bytes, self._written_at, self.must_write = size, now, False
 
     def frame(self, at: float, tile: int) -> Frame | None:
         """Return what a tile showed at a time, None if that is not kept."""

@@ -248,6 +248,10 @@ class PictureStream(Stream):
         self.sight.begin_anew()
         self._begin()
 
+    def saved_whole(self, size: int, now: float) -> None:
+        """Know that a whole snapshot was written; pictures that are kept share what may be written each day."""
+        super().saved_whole(size + self.kept.written_bytes, now)
+
     def follow(self, old: Stream, *, kept: bool) -> None:
         """Go on in the place of `old`; `kept`: with all that it had learnt, and the pictures that it kept."""
         super().follow(old, kept=kept)

@@ -35,9 +35,10 @@ def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float
     save_alerts(store, streams)
     for stream in streams:
         if whole:
-            save(store, stream, now, pictures=True)
-        else:
-            add(store, stream, now)
+            save(store, stream, now)
+            finish(pictures_due(store, stream, now, at_once=True))
+        elif add(store, stream, now):
+            finish(pictures_due(store, stream, now))
 
 
 def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
@@ -50,29 +51,61 @@ def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
     store.commit(rows, [])
 
 
-def add(store: Store, stream: Stream, now: float) -> None:
-    """Add what a stream has learnt to its snapshot; where that cannot be, write a whole one, if it is due."""
+def add(store: Store, stream: Stream, now: float) -> bool:
+    """Add what a stream has learnt to its snapshot; where that cannot be, write a whole one, if it is due: tell so."""
     addition = stream.addition()
     if addition is not None and store.append(stream.name, addition):
         stream.saved()
-    elif addition is not None or stream.whole_due(now):
-        save(store, stream, now)
+        return False
+    due = addition is not None or stream.whole_due(now)
+    if due:
+        _save_whole(store, stream, now)
+    return due
 
 
-def save(store: Store, stream: Stream, now: float | None = None, *, pictures: bool = False) -> None:
-    """Write a stream's snapshot. `now`: a monotonic clock, None for that of the system.
+def save(store: Store, stream: Stream, now: float | None = None) -> None:
+    """Write a stream's snapshot, and the pictures that it keeps, if some of them are no longer to be on disk.
 
-    `pictures`: and those that it keeps, else only where some are no longer to be on disk, or it is time.
+    `now`: a monotonic clock, None for that of the system.
     """
     now = monotonic() if now is None else now
+    _save_whole(store, stream, now)
+    if isinstance(stream, PictureStream) and stream.kept.must_write:
+        finish(pictures_due(store, stream, now))
+
+
+def _save_whole(store: Store, stream: Stream, now: float) -> None:
     size = store.save(stream.name, content_of(stream))
     stream.saved()
-    if isinstance(stream, PictureStream):
-        kept = stream.kept
-        if kept.wanted and (pictures or kept.due(now)):
-            kept.written(store.save_pictures(stream.name, kept.snapshot()), now)
-        size += kept.written_bytes
     stream.saved_whole(size, now)
+
+
+def pictures_due(store: Store, stream: Stream, now: float, *, at_once: bool = False) -> Iterator[None] | None:
+    """Return what writes the pictures that a stream keeps, if it is time, or `at_once`: a little with each step.
+
+    Where some are to be gone in between, nothing comes of it.
+    """
+    if not isinstance(stream, PictureStream) or not stream.kept.wanted or not (at_once or stream.kept.due(now)):
+        return None
+    return _pictures(store, stream, now)
+
+
+def _pictures(store: Store, stream: PictureStream, now: float) -> Iterator[None]:
+    kept, size = stream.kept, 0
+    work, removals = store.write_pictures(stream.name, kept.snapshot()), kept.removals
+    for part in work:
+        size += part
+        yield
+        if kept.removals != removals:
+            work.close()
+            return
+    kept.written(size, now)
+
+
+def finish(work: Iterator[None] | None) -> None:
+    """Do all of it, if there is any."""
+    for _ in work or ():
+        pass
 
 
 def tidy_pictures(store: Store, pipeline: Pipeline) -> None:
@@ -98,6 +131,7 @@ class Saver:
         self._left: deque[str] = deque()  # streams of this round, whose alert states are yet to be written
         self._ready: deque[str] = deque()  # whose alert states are written
         self._large: tuple[Stream, bool, Iterator[int]] | None = None  # whose snapshot is being written; had it learnt
+        self._pictures: Iterator[None] | None = None  # of the last of these, being written
         self._running = self._topics_due = False
         self._begun_at = self.saved_at = monotonic()
         self._took_s = 0.0  # from begin to end
@@ -112,7 +146,8 @@ class Saver:
         """Begin a round now."""
         self._running = self._topics_due = True
         self._begun_at, self._busy_s = monotonic(), 0.0
-        self._left, self._ready, self._large = deque(self._pipeline.streams), deque(), None
+        self._left, self._ready = deque(self._pipeline.streams), deque()
+        self._large = self._pictures = None
 
     def advance(self) -> bool:
         """Go on with a round for a moment, if there is one; tell whether there is more to do at once."""
@@ -120,11 +155,11 @@ class Saver:
             return False
         before, begun = self._store.bytes_written, monotonic()
         if not self._disk.write(self._slice):
-            self._running, self._large = False, None
+            self._running, self._large, self._pictures = False, None, None
         self._telemetry.state_bytes.inc(self._store.bytes_written - before)
         now = monotonic()
         self._busy_s += now - begun
-        if self._running and not (self._left or self._ready or self._large):
+        if self._running and not (self._left or self._ready or self._large or self._pictures):
             self._running, self.saved_at, self._took_s = False, now, now - self._begun_at
             self._telemetry.snapshot_seconds.observe(self._busy_s)
         return self._running
@@ -135,7 +170,7 @@ class Saver:
         if size and stream.learnt is learnt:  # else one is due that knows that learning is over
             stream.saved_whole(size, monotonic())
         elif size is None:
-            self._large = None
+            self._large, self._pictures = None, pictures_due(self._store, stream, monotonic())
 
     def _slice(self) -> None:
         """Write until the time is up, or the round is over."""
@@ -143,9 +178,14 @@ class Saver:
         if self._topics_due:
             self._store.set_topics([stream.topic for stream in streams.values()])
             self._topics_due = False
-        while self._left or self._ready or self._large:
+        while self._left or self._ready or self._large or self._pictures:
             if self._large:
                 self._go_on(*self._large)
+            elif self._pictures:
+                for _ in self._pictures:
+                    break
+                else:
+                    self._pictures = None
             elif not self._ready:
                 names = list(islice(self._left, AT_ONCE))
                 save_alerts(self._store, [streams[name] for name in names if name in streams])

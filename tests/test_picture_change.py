@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 
 from agent.adapters.store import Store
+from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import load_picture_encoder
 from agent.app import with_defaults
 from agent.bundle import load_bundle
 from agent.carry_over import SHADOW_DECISIONS
 from agent.config import load_configuration
 from agent.core.types import StreamPhase
-from agent.saving import save, save_all, tidy_pictures
+from agent.disk import Disk
+from agent.saving import Saver, pictures_due, save, save_all, tidy_pictures
 from tests.eye_versions import eye
 from tests.scenes import lorry
 from tests.test_picture_stream import BEGUN, TOPIC, WARM_UP, Camera, told
 
 NAME = "efficientnet-lite0"
 LEARNT, CHANGED = 80, 105
+DAY_S = 86400.0
 READY = CHANGED + WARM_UP + SHADOW_DECISIONS  # when the heir could take over, if all is calm
 KEEP = "    keep: {pictures: 100}"
 KEPT_READY = CHANGED + SHADOW_DECISIONS  # where it learns from pictures that were kept
@@ -377,7 +380,7 @@ def test_pictures_of_another_size_are_not_learnt_from_and_let_go_with_the_switch
 
 
 def pictures_in(state):
-    return list((state / "streams").glob("*.pictures"))
+    return list((state / "streams").glob("*.pictures*"))
 
 
 def test_kept_pictures_are_there_after_a_restart(make, versions, tmp_path):
@@ -413,11 +416,56 @@ def test_commands_do_not_write_all_pictures_each_time(make, tmp_path):
     with closing(Store(tmp_path / "state")) as store:
         camera = make(KEEP, store=store)
         save(store, camera.stream, 0.0)
-        before = store.bytes_written
-        save(store, camera.stream, 1.0)
-        assert store.bytes_written - before < camera.stream.kept.bytes
-        save_all(store, camera.pipeline, whole=False, now=2.0)
+        assert pictures_in(store.directory) == []
+        save_all(store, camera.pipeline, whole=False, now=DAY_S)
         assert len(store.load_pictures("gate/yard")) == len(camera.stream.kept)
+
+
+def test_pictures_are_written_a_little_at_a_time_and_not_if_some_are_to_be_gone_meanwhile(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.adapters.store._PART_BYTES", 50_000)
+    with closing(Store(tmp_path / "state")) as store:
+        camera = make(KEEP, store=store)
+        work = pictures_due(store, camera.stream, 0.0)
+        steps = sum(1 for _ in work)
+        assert steps >= camera.stream.kept.bytes // 60_000
+        assert not camera.stream.kept.due(1.0)
+        camera.see(range(LEARNT, LEARNT + 5))
+        before = store.load_pictures("gate/yard")
+        work = pictures_due(store, camera.stream, DAY_S, at_once=True)
+        next(work)
+        assert camera.stream.forget_span(BEGUN + 60, BEGUN + 62) == 3
+        assert sum(1 for _ in work) == 0
+        assert store.load_pictures("gate/yard") == before
+        tidy_pictures(store, camera.pipeline)
+        assert len(pictures_in(store.directory)) == 1
+        save(store, camera.stream, 2.0)
+        assert len(store.load_pictures("gate/yard")) == len(camera.stream.kept)
+        assert pictures_in(store.directory)[0].suffix == ".pictures"
+
+
+def test_a_saver_writes_pictures_behind_the_snapshot(make, tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = make(KEEP, store=store)
+        telemetry = Telemetry(1, 256_000_000)
+        saver = Saver(store, Disk(store, telemetry), camera.pipeline, telemetry)
+        saver.begin()
+        while saver.advance():
+            pass
+        assert len(store.load_pictures("gate/yard")) == len(camera.stream.kept)
+
+
+@pytest.mark.parametrize(("damage", "left"), [(b"", 0), (b"redshank pictures 1\n\0\0\0", 0), (None, 7)])
+def test_of_a_damaged_file_the_pictures_before_the_damage_are_taken(tmp_path, caplog, damage, left):
+    with closing(Store(tmp_path / "state")) as store:
+        pictures = [(float(at), [bytes([at]) * 100, b"b"]) for at in range(8)]
+        for _ in store.write_pictures("gate", pictures):
+            pass
+        assert store.load_pictures("gate") == pictures
+        (file,) = pictures_in(store.directory)
+        file.write_bytes(file.read_bytes()[:-50] if damage is None else damage)
+        assert store.load_pictures("gate") == pictures[:left]
+        assert f"{left} are left" in caplog.text
+        assert store.load_pictures("another") == []
 
 
 def test_pictures_that_may_no_longer_be_kept_are_removed(make, versions, tmp_path):

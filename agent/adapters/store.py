@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from pathlib import Path
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ from agent.adapters.statelock import StateLock
 from agent.errors import SnapshotError, UnwritableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ _MAGIC: Final = b"redshank snapshot 2\n"
 _JOURNAL_MAGIC: Final = b"redshank journal 1\n"
 _JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
 _PICTURES_MAGIC: Final = b"redshank pictures 1\n"
-_PICTURES_HEAD: Final = len(_PICTURES_MAGIC) + 4
+_PICTURES: Final = ".pictures"
+_HALF_WRITTEN: Final = ".pictures-new"
+_PART_BYTES: Final = 200_000  # of pictures, written at once: a slow SD card takes 10 MB each second
 _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
 _PIECE_BYTES: Final = 1 << 18  # that are compressed at once: 5 ms
@@ -386,38 +388,63 @@ class Store:
             place += _FRAME_HEAD + size
         return found
 
-    def save_pictures(self, stream: str, pictures: list[tuple[float, list[bytes]]]) -> int:
-        """Write a stream's packed pictures: those before or these are there. Return the size, bytes."""
-        body = msgspec.msgpack.encode(pictures)
-        content = _PICTURES_MAGIC + _checksum(body) + body
-        self.bytes_written += len(content)
-        _write(self._pictures(stream), content)
-        return len(content)
+    def write_pictures(self, stream: str, pictures: Iterable[tuple[float, list[bytes]]]) -> Generator[int]:
+        """Write a stream's packed pictures, a little at a time: yield how many bytes each part has, once it is on disk.
+
+        Those of before are there until the last one. Raises OSError.
+        """
+        path = self._pictures(stream)
+        beside = path.with_suffix(_HALF_WRITTEN)
+        part = _PICTURES_MAGIC
+        with beside.open("wb") as file:
+            for picture in pictures:
+                body = msgspec.msgpack.encode(picture)
+                part += len(body).to_bytes(4, "big") + _checksum(body) + body
+                if len(part) >= _PART_BYTES:
+                    yield self._put_part(file, part)
+                    part = b""
+            last = self._put_part(file, part)
+        beside.replace(path)
+        _sync(path.parent)
+        yield last
+
+    def _put_part(self, file: BinaryIO, part: bytes) -> int:
+        file.write(part)
+        file.flush()
+        os.fdatasync(file.fileno())
+        self.bytes_written += len(part)
+        return len(part)
 
     def load_pictures(self, stream: str) -> list[tuple[float, list[bytes]]]:
-        """Return a stream's packed pictures, by time, a file for each tile; none where they are missing or damaged."""
+        """Return a stream's packed pictures, by time, a file for each tile; those before damage, where there is any."""
         try:
             content = self._pictures(stream).read_bytes()
         except OSError:
             return []
-        body = content[_PICTURES_HEAD:]
-        try:
-            if content[:_PICTURES_HEAD] == _PICTURES_MAGIC + _checksum(body):
-                return msgspec.msgpack.decode(body, type=list[tuple[float, list[bytes]]])
-        except (ValueError, RecursionError):
-            pass
-        logger.warning("stream %s: the pictures that were kept are damaged, and removed", stream)
-        self.drop_pictures(stream)
-        return []
+        found: list[tuple[float, list[bytes]]] = []
+        place = len(_PICTURES_MAGIC) if content.startswith(_PICTURES_MAGIC) else len(content)
+        while place < len(content):
+            size = int.from_bytes(content[place : place + 4], "big")
+            body = content[place + _FRAME_HEAD : place + _FRAME_HEAD + size]
+            if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
+                break
+            try:
+                found.append(msgspec.msgpack.decode(body, type=tuple[float, list[bytes]]))
+            except (ValueError, RecursionError):
+                break
+            place += _FRAME_HEAD + size
+        if place < len(content) or not content:
+            logger.warning("stream %s: the pictures that it kept are damaged; %d are left", stream, len(found))
+        return found
 
     def drop_pictures(self, stream: str) -> None:
         """Remove a stream's pictures, if there are any. Raises OSError."""
         self._pictures(stream).unlink(missing_ok=True)
 
     def tidy_pictures(self, streams: Iterable[str]) -> None:
-        """Remove the pictures of all streams but these. Raises OSError."""
+        """Remove the pictures of all streams but these, and what was left half written. Raises OSError."""
         kept = {self._pictures(stream) for stream in streams}
-        for path in (self.directory / "streams").glob("*.pictures"):
+        for path in (self.directory / "streams").glob(f"*{_PICTURES}*"):
             if path not in kept:
                 path.unlink(missing_ok=True)
 
@@ -441,7 +468,7 @@ class Store:
         return self.directory / "streams" / f"{hashlib.sha256(stream.encode()).hexdigest()[:24]}.snapshot"
 
     def _pictures(self, stream: str) -> Path:
-        return self._path(stream).with_suffix(".pictures")
+        return self._path(stream).with_suffix(_PICTURES)
 
     def _journal(self, stream: str) -> Path:
         return self._path(stream).with_suffix(".journal")
