@@ -193,3 +193,23 @@ def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(
         desk.finish()
         assert repr(store.load("pump/0")) == newer
         assert newer != repr(once.load("pump/0"))
+
+
+def test_a_large_snapshot_that_does_not_know_that_learning_is_over_is_followed_by_one_that_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 100)
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(20), range(1))
+        (stream,) = desk.pipeline.streams.values()
+        sizes = []
+        for _ in range(2):
+            desk.saver.begin()
+            assert [desk.saver.advance() for _ in range(4)] == [True] * 4
+            desk.feed(range(20, 250), range(1))
+            assert stream.learnt
+            desk.finish()
+            sizes.append(len(repr(store.load("pump/0"))))
+        assert sizes[1] > 1.5 * sizes[0]
+        assert not stream.whole_due(0.0)
