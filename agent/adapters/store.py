@@ -33,6 +33,7 @@ MAX_OUTBOX: Final = 10000
 JOURNAL_FACTOR: Final = 8  # times the snapshot's size, at most; then a new one is cheaper than to go on
 MAX_UNPACKED_BYTES: Final = 1 << 30  # of a snapshot; a few bytes may claim anything
 _MAGIC: Final = b"redshank snapshot 2\n"
+_PAGE_BYTES: Final = 4096  # that disks are written in: a page that is begun would be written twice
 _JOURNAL_MAGIC: Final = b"redshank journal 1\n"
 _JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
 _PICTURES_MAGIC: Final = b"redshank pictures 1\n"
@@ -333,9 +334,11 @@ class Store:
         False where a new snapshot is wanted instead: there is none of this run, or its journal is long.
         """
         written = self._written.get(stream)
-        if written is None or written.journal_bytes > JOURNAL_FACTOR * written.snapshot_bytes:
+        if written is None or written.journal_bytes > JOURNAL_FACTOR * _in_pages(written.snapshot_bytes):
             return False
         body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode))
+        end = (written.journal_bytes or _JOURNAL_HEAD) + _FRAME_HEAD + len(body)
+        body += bytes(_in_pages(end) - end)
         content = len(body).to_bytes(4, "big") + _checksum(body) + body
         if written.journal_bytes == 0:
             content = _JOURNAL_MAGIC + written.checksum + content
@@ -566,6 +569,10 @@ def _sync(directory: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _in_pages(size: int) -> int:
+    return -(-size // _PAGE_BYTES) * _PAGE_BYTES
 
 
 def _checksum(body: bytes) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 
 from agent.core.alerting import Direction, FrozenPolicy
 from agent.core.calibration import CALIBRATION_SIZE, Calibration
+from agent.core.decimals import packed, unpacked
 from agent.core.detector import DetectorSettings, Due, StreamDetector, Waiting, WarmUp
 from agent.core.diary import COUNTS, ENTERS, Past, newest
 from agent.core.frozen import FrozenValues
@@ -526,7 +527,7 @@ class DetectorBank:
         added = grid.total_rows - since
         if added > RING_ROWS:
             return None
-        rows = grid.rows(added).copy() if added else np.empty((0, len(grid.channels)), np.float32)
+        rows = grid.rows(added) if added else np.empty((0, len(grid.channels)), np.float32)
         noted = detector.diary.decisions(len(grid.channels), len(self.views))
         state = detector.snapshot()
         del state["waiting"], state["grid"]["rows"]
@@ -534,7 +535,7 @@ class DetectorBank:
         views = len(self.views)
         counted = (noted["flags"] & COUNTS > 0).sum(axis=0).reshape(-1)
         return {
-            "grid_rows": rows,
+            "grid_rows": packed(rows, grid.base),
             "decisions": noted,
             "state": state,
             "references": [one.places(first, last) for one in self._references],
@@ -555,11 +556,11 @@ class DetectorBank:
         first, last = lanes
         for one in additions:
             self._calibration.extend(first * len(self.views), one["calibration"])
-        grid = state["grid"]
+        grid, base = state["grid"], newest_state["grid"]["base"]
         fresh = np.array(grid["fresh"]).reshape(len(grid["fresh"]), last - first) - grid["base"]
         past = Past(
             state["scale"]["table"],
-            [grid["rows"], fresh.astype(np.float32), *(one["grid_rows"] for one in additions)],
+            [grid["rows"], fresh.astype(np.float32), *(unpacked(one["grid_rows"], base) for one in additions)],
             newest_state["grid"]["total_rows"],
             [one["decisions"] for one in additions],
         )

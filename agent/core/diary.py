@@ -59,8 +59,8 @@ class Diary:
         """Return what was noted."""
         count = len(self._rows)
         return {
-            "rows": np.array(self._rows, np.int64),
-            "times": np.array(self._times),
+            "row_steps": np.diff(np.array(self._rows, np.int64), prepend=0),  # a few bytes: mostly alike
+            "time_steps": np.diff(np.array(self._times).view(np.int64), prepend=0),
             "flags": np.frombuffer(bytes(self._flags), np.uint8).reshape(count, channels, views),
             "tables": [[row, table] for row, table in self._tables],
         }
@@ -75,8 +75,8 @@ class Past:
     def __init__(self, first_table: F32, grid_rows: list[F32], last_row: int, noted: list[dict[str, Any]]) -> None:
         self._grid = np.concatenate(grid_rows)
         self._first_row = last_row - len(self._grid)
-        self.rows: I64 = np.concatenate([one["rows"] for one in noted])
-        self.times: F64 = np.concatenate([one["times"] for one in noted])
+        self.rows: I64 = np.concatenate([np.cumsum(one["row_steps"]) for one in noted])
+        self.times: F64 = np.concatenate([np.cumsum(one["time_steps"]).view(np.float64) for one in noted])
         self.flags: npt.NDArray[np.uint8] = np.concatenate([one["flags"] for one in noted])
         changes = [(int(row), table) for one in noted for row, table in one["tables"]]
         self._from: I64 = np.array([row for row, _ in changes], np.int64)
