@@ -4,7 +4,8 @@ In this process, without a broker: the daemon's pipeline, state directory and pu
 it, in virtual time: first 20 streams of three channels at 1 Hz for 30 days (52 million readings), which decide every 16
 readings, for to decide at each of them would take most of a day; then the same streams at default settings for two
 days; then one camera whose 100,000 pictures a small stand-in encoder maps. Every ten virtual minutes the state is saved
-as the daemon saves it. `--days`, `--default-days` and `--pictures` shorten it.
+as the daemon saves it. `--days`, `--default-days` and `--pictures` shorten it. With `--samples` each part is kept as
+JSON, and one that is there is not run again, so that parts can run side by side and be put together afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -225,6 +227,7 @@ def main() -> None:
     parser.add_argument("--days", type=float, default=DAYS, help=f"with stride {STRIDE}; default: %(default)s")
     parser.add_argument("--default-days", type=float, default=DEFAULT_DAYS, help="with stride 1; default: %(default)s")
     parser.add_argument("--pictures", type=int, default=PICTURES, help="default: %(default)s")
+    parser.add_argument("--samples", type=Path, metavar="FOLDER", help="keep them there")
     parser.add_argument("--plot", type=Path, help="draw it here, as SVG")
     wanted = parser.parse_args()
     return_memory()
@@ -237,8 +240,15 @@ def main() -> None:
     if wanted.pictures:
         runs.append((f"1 camera, {wanted.pictures:,} pictures", lambda folder: pictures_soak(folder, wanted.pictures)))
     for name, run in runs:
+        kept = wanted.samples and wanted.samples / f"{name}.json"
+        if kept and kept.exists():
+            parts[name] = msgspec.json.decode(kept.read_bytes(), type=Samples)
+            continue
         with tempfile.TemporaryDirectory() as folder:
             parts[name] = run(Path(folder))
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(msgspec.json.encode(parts[name]))
     header = ["", "days", "MB resident", "MB a day (95 %)", "files", "threads", "MB of state", "MB written a day"]
     print(table(header, [row(name, found) for name, found in parts.items()]))
     if wanted.plot:
