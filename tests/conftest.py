@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
+
+# A shell without job control starts what runs in the background with it ignored; what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("redshank", deadline=None)  # how long a busy machine takes says nothing about a law
 settings.load_profile("redshank")
 
