@@ -28,7 +28,7 @@ class KeptPictures:
         self.written_bytes = 0  # in this run, the last time
         self._written_at: float | None = None
         self.must_write = False  # what is on disk has pictures that are not to be there any more
-        self.removals = 0  # how often that was so
+        self.edition = 0  # of what is to be on disk: another one where some are to be gone, or it is written anew
 
     @property
     def wanted(self) -> bool:
@@ -84,7 +84,7 @@ class KeptPictures:
 
     def _removed(self) -> None:
         self.must_write = True
-        self.removals += 1
+        self.edition += 1
 
     def due(self, now: float) -> bool:
         """Tell whether they are to be written: seldom, or because some are to be gone. `now`: a monotonic clock."""

@@ -83,7 +83,7 @@ def _save_whole(store: Store, stream: Stream, now: float) -> None:
 def pictures_due(store: Store, stream: Stream, now: float, *, at_once: bool = False) -> Iterator[None] | None:
     """Return what writes the pictures that a stream keeps, if it is time, or `at_once`: a little with each step.
 
-    Where some are to be gone in between, nothing comes of it.
+    Where some are to be gone in between, or all are written in one go, nothing comes of it.
     """
     if not isinstance(stream, PictureStream) or not stream.kept.wanted or not (at_once or stream.kept.due(now)):
         return None
@@ -92,11 +92,12 @@ def pictures_due(store: Store, stream: Stream, now: float, *, at_once: bool = Fa
 
 def _pictures(store: Store, stream: PictureStream, now: float) -> Iterator[None]:
     kept, size = stream.kept, 0
-    work, removals = store.write_pictures(stream.name, kept.snapshot()), kept.removals
+    kept.edition += 1
+    work, edition = store.write_pictures(stream.name, kept.snapshot()), kept.edition
     for part in work:
         size += part
         yield
-        if kept.removals != removals:
+        if kept.edition != edition:
             work.close()
             return
     kept.written(size, now)
@@ -130,8 +131,9 @@ class Saver:
         self._store, self._disk, self._pipeline, self._telemetry = store, disk, pipeline, telemetry
         self._left: deque[str] = deque()  # streams of this round, whose alert states are yet to be written
         self._ready: deque[str] = deque()  # whose alert states are written
-        self._large: tuple[Stream, bool, Iterator[int]] | None = None  # whose snapshot is being written; had it learnt
-        self._pictures: Iterator[None] | None = None  # of the last of these, being written
+        self._stream: Stream | None = None  # of which the next two are
+        self._large: tuple[object, Iterator[int]] | None = None  # a snapshot that is being written; what it knows
+        self._pictures: Iterator[None] | None = None  # being written, behind that
         self._running = self._topics_due = False
         self._begun_at = self.saved_at = monotonic()
         self._took_s = 0.0  # from begin to end
@@ -147,7 +149,7 @@ class Saver:
         self._running = self._topics_due = True
         self._begun_at, self._busy_s = monotonic(), 0.0
         self._left, self._ready = deque(self._pipeline.streams), deque()
-        self._large = self._pictures = None
+        self._stream = self._large = self._pictures = None
 
     def advance(self) -> bool:
         """Go on with a round for a moment, if there is one; tell whether there is more to do at once."""
@@ -155,19 +157,20 @@ class Saver:
             return False
         before, begun = self._store.bytes_written, monotonic()
         if not self._disk.write(self._slice):
-            self._running, self._large, self._pictures = False, None, None
+            self._running, self._stream, self._large, self._pictures = False, None, None, None
         self._telemetry.state_bytes.inc(self._store.bytes_written - before)
         now = monotonic()
         self._busy_s += now - begun
         if self._running and not (self._left or self._ready or self._large or self._pictures):
             self._running, self.saved_at, self._took_s = False, now, now - self._begun_at
+            self._stream = None
             self._telemetry.snapshot_seconds.observe(self._busy_s)
         return self._running
 
-    def _go_on(self, stream: Stream, learnt: bool, pieces: Iterator[int]) -> None:  # noqa: FBT001  as it was kept
+    def _go_on(self, stream: Stream, known: object, pieces: Iterator[int]) -> None:
         """Go on with a large snapshot, which is of when it was begun: what has no journal needs to know no more."""
         size = next(pieces, None)
-        if size and stream.learnt is learnt:  # else one is due that knows that learning is over
+        if size and _known(stream) == known:  # else one is due that knows that learning is over, or of the new encoder
             stream.saved_whole(size, monotonic())
         elif size is None:
             self._large, self._pictures = None, pictures_due(self._store, stream, monotonic())
@@ -178,9 +181,12 @@ class Saver:
         if self._topics_due:
             self._store.set_topics([stream.topic for stream in streams.values()])
             self._topics_due = False
+        if self._stream is not None and streams.get(self._stream.name) is not self._stream:
+            self._ready.append(self._stream.name)  # what took its place, if anything did
+            self._stream = self._large = self._pictures = None
         while self._left or self._ready or self._large or self._pictures:
-            if self._large:
-                self._go_on(*self._large)
+            if self._stream is not None and self._large:
+                self._go_on(self._stream, *self._large)
             elif self._pictures:
                 for _ in self._pictures:
                     break
@@ -195,9 +201,15 @@ class Saver:
             else:
                 stream = streams.get(self._ready[0])
                 if stream is not None and not stream.has_journal and stream.whole_due(monotonic()):
-                    self._large = stream, stream.learnt, self._store.save_in_pieces(stream.name, content_of(stream))
+                    self._stream = stream
+                    self._large = _known(stream), self._store.save_in_pieces(stream.name, content_of(stream))
                 elif stream is not None:
                     add(self._store, stream, monotonic())
                 self._ready.popleft()
             if monotonic() >= until:
                 break
+
+
+def _known(stream: Stream) -> object:
+    """Return what a snapshot that is written now tells for days: another one is due where it is no longer so."""
+    return stream.learnt, stream.signature

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import closing
 from datetime import datetime
 
@@ -441,6 +442,55 @@ def test_pictures_are_written_a_little_at_a_time_and_not_if_some_are_to_be_gone_
         save(store, camera.stream, 2.0)
         assert len(store.load_pictures("gate/yard")) == len(camera.stream.kept)
         assert pictures_in(store.directory)[0].suffix == ".pictures"
+
+
+@pytest.fixture
+def writing(make, tmp_path, monkeypatch):
+    """Return a camera, its store, and a saver that is writing its pictures."""
+    monkeypatch.setattr("agent.adapters.store._PART_BYTES", 50_000)
+    monkeypatch.setattr("agent.saving.SLICE_S", 0.0)
+    with closing(Store(tmp_path / "state")) as store:
+        camera = make(KEEP, learnt=20, store=store)
+        telemetry = Telemetry(1, 256_000_000)
+        saver = Saver(store, Disk(store, telemetry), camera.pipeline, telemetry)
+        saver.begin()
+        while not pictures_in(store.directory):
+            assert saver.advance()
+        saver.advance()
+        yield camera, store, saver
+
+
+def finish(saver):
+    while saver.advance():
+        pass
+
+
+def test_pictures_that_are_written_in_one_go_meanwhile_stay_whole(writing):
+    camera, store, saver = writing
+    camera.see(range(20, 25))
+    save_all(store, camera.pipeline)
+    finish(saver)
+    assert store.load_pictures("gate/yard") == camera.stream.kept.snapshot()
+    assert not saver._disk.troubled
+    assert [one.suffix for one in pictures_in(store.directory)] == [".pictures"]
+
+
+def test_nothing_is_left_of_pictures_whose_stream_is_let_go_meanwhile(writing):
+    camera, store, saver = writing
+    del camera.pipeline.streams["gate/yard"]
+    finish(saver)
+    assert pictures_in(store.directory) == []
+
+
+def test_a_disk_that_is_full_in_the_middle_of_pictures_gets_its_room_back(writing, monkeypatch):
+    _, store, saver = writing
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("agent.adapters.store.os.fdatasync", full)
+    finish(saver)
+    assert (saver._disk.troubled, pictures_in(store.directory)) == (True, [])
 
 
 def test_a_saver_writes_pictures_behind_the_snapshot(make, tmp_path):

@@ -195,6 +195,53 @@ def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(
         assert newer != repr(once.load("pump/0"))
 
 
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """Return a desk whose only stream has learnt, and has no journal; its snapshot is being written."""
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 2000)
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(250), range(1))
+        desk.saver.begin()
+        for _ in range(2):  # its alert states; what is to be written, of which nothing was by now
+            assert desk.saver.advance()
+        yield desk
+
+
+def test_a_large_snapshot_gives_way_to_a_newer_one_from_the_moment_that_it_is_of(large):
+    (stream,) = large.pipeline.streams.values()
+    large.feed(range(250, 260), range(1))
+    save(large.store, stream)
+    newer = repr(large.store.load("pump/0"))
+    large.finish()
+    assert repr(large.store.load("pump/0")) == newer
+
+
+def test_nothing_more_is_written_of_a_stream_that_is_let_go_or_that_another_takes_the_place_of(large):
+    stream = large.pipeline.streams.pop("pump/0")
+    large.saver.advance()
+    large.finish()
+    assert large.store.load("pump/0") is None
+    large.pipeline.streams["pump/0"] = stream
+    large.saver.begin()
+    for _ in range(3):
+        large.saver.advance()
+    large.pipeline.streams["pump/0"] = large.pipeline.make(stream.name, stream.topic, stream.settings)
+    large.finish()
+    assert large.store.load("pump/0")["detector"]["budget"]["decisions"] == 0
+
+
+def test_a_large_snapshot_of_a_former_version_of_the_encoder_is_followed_by_one_of_the_new(large, monkeypatch):
+    (stream,) = large.pipeline.streams.values()
+    before = stream.signature
+    monkeypatch.setattr(stream, "signature_with", lambda _: {**before, "encoder": "another"})
+    large.finish()
+    assert large.store.load("pump/0")["signature"] == before
+    assert stream.whole_due(0.0)
+
+
 def test_a_large_snapshot_that_does_not_know_that_learning_is_over_is_followed_by_one_that_does(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "SLICE_S", 0.0)
     monkeypatch.setattr(SensorStream, "has_journal", False)

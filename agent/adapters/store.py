@@ -308,9 +308,11 @@ class Store:
     def save_in_pieces(self, stream: str, snapshot: dict[str, Any]) -> Iterator[int]:
         """Do what `save` does, and yield 0 between two pieces of that work; at last the size, bytes.
 
-        It is 0 too where something newer of this stream was written meanwhile, which stays.
+        It is 0 too where something newer of this stream was written since this was asked for: that stays.
         """
-        before = self._written.get(stream)
+        return self._in_pieces(stream, snapshot, self._written.get(stream))
+
+    def _in_pieces(self, stream: str, snapshot: dict[str, Any], before: Written | None) -> Iterator[int]:
         packed = memoryview(msgspec.msgpack.encode(snapshot, enc_hook=_encode))
         packer, parts = zlib.compressobj(_LEVEL), []
         for first in range(0, len(packed), _PIECE_BYTES):
@@ -394,20 +396,26 @@ class Store:
     def write_pictures(self, stream: str, pictures: Iterable[tuple[float, list[bytes]]]) -> Generator[int]:
         """Write a stream's packed pictures, a little at a time: yield how many bytes each part has, once it is on disk.
 
-        Those of before are there until the last one. Raises OSError.
+        Those of before are there until the last one; where it does not come to that, nothing else is left. Raises
+        OSError.
         """
         path = self._pictures(stream)
         beside = path.with_suffix(_HALF_WRITTEN)
         part = _PICTURES_MAGIC
-        with beside.open("wb") as file:
-            for picture in pictures:
-                body = msgspec.msgpack.encode(picture)
-                part += len(body).to_bytes(4, "big") + _checksum(body) + body
-                if len(part) >= _PART_BYTES:
-                    yield self._put_part(file, part)
-                    part = b""
-            last = self._put_part(file, part)
-        beside.replace(path)
+        try:
+            with beside.open("wb") as file:
+                for picture in pictures:
+                    body = msgspec.msgpack.encode(picture)
+                    part += len(body).to_bytes(4, "big") + _checksum(body) + body
+                    if len(part) >= _PART_BYTES:
+                        yield self._put_part(file, part)
+                        part = b""
+                last = self._put_part(file, part)
+            beside.replace(path)
+        except BaseException:  # a full disk; or it is given up
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
         _sync(path.parent)
         yield last
 
