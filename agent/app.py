@@ -17,7 +17,6 @@ import msgspec
 from agent.adapters.http import HttpServer, Pages
 from agent.adapters.mqtt import Command, Hearing, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
-from agent.adapters.pictures import PictureDecoder
 from agent.adapters.store import MAX_OUTBOX, Store
 from agent.adapters.systemd import notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
@@ -33,6 +32,7 @@ from agent.encoder_keeper import EncoderKeeper
 from agent.encoder_loading import Choices, NewChoices, load_best, named_encoders
 from agent.errors import ConfigurationError, Problem
 from agent.inbox import Backlog, Inbox
+from agent.picture_sight import PictureSight
 from agent.picture_stream import PictureStream
 from agent.pipeline import Outcome, Pipeline
 from agent.publications import Publications, announcements_of
@@ -100,8 +100,8 @@ def load_encoders(
         )
     for one in configuration.streams:
         if isinstance(one, ImageSettings):
-            height, width, _ = cast("PictureEncoder", found[one.encoder]).shape
-            PictureDecoder(one, height, width, configuration.agent.max_payload_bytes)  # tried before there is a picture
+            encoder = cast("PictureEncoder", found[one.encoder])
+            PictureSight(one, encoder, configuration.agent.max_payload_bytes)  # tried before there is a picture
     return found
 
 

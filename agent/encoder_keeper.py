@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from agent.adapters.tflite import candidates
 from agent.bundle import find_bundle, load_bundle
+from agent.config import ImageSettings
 from agent.encoder_check import check_encoder, check_in_process
 from agent.encoder_loading import NewChoices, load_any, load_variant, named_encoders
 from agent.encoder_versions import EncoderVersions
 from agent.encoder_watch import EncoderWatch, NewVersion
-from agent.errors import BundleError
+from agent.errors import BundleError, ConfigurationError
+from agent.picture_sight import PictureSight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -74,10 +76,27 @@ class EncoderKeeper:
         return self._checked(name, bundle)
 
     def _checked(self, name: str, bundle: Bundle) -> NewVersion:
+        self._check_kind(name, bundle)
         choices = NewChoices(self._store)
         encoder = load_any(bundle, choices)
         check_encoder(bundle, encoder)
+        agent, streams = self._configuration().agent, self._configuration().streams
+        for one in streams:
+            if isinstance(one, ImageSettings) and one.encoder_name == name:
+                try:
+                    PictureSight(one, cast("PictureEncoder", encoder), agent.max_payload_bytes)
+                except ConfigurationError as error:
+                    raise BundleError(
+                        f"{bundle.path}: stream {one.name} cannot be looked at with it: {error}"
+                    ) from error
         return NewVersion(name, bundle, encoder, choices.made)
+
+    def _check_kind(self, name: str, bundle: Bundle) -> None:
+        """Raise BundleError where a bundle is of pictures and its streams are of readings, or the other way round."""
+        found = bundle.manifest.kind == "image"
+        if (name, found) not in named_encoders(self._configuration()):
+            kinds = ("readings", "pictures") if found else ("pictures", "readings")
+            raise BundleError(f"{bundle.path}: expected an encoder of {kinds[0]}, found one of {kinds[1]}")
 
     def find(self, name: str) -> Bundle:
         """Return the bundle of a name, at the start; the one that was used last if a new one would be refused.
@@ -86,6 +105,7 @@ class EncoderKeeper:
         """
         try:
             bundle = self.find_new(name)
+            self._check_kind(name, bundle)
             if "/" not in name and self._versions.paths(name) and not self._versions.has(name, bundle):
                 self._checked(name, bundle)
         except Exception as error:  # noqa: BLE001  a file may hold anything, and what was used before is at hand

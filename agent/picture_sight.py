@@ -13,6 +13,7 @@ from agent.core.picture_health import PictureHealth
 from agent.core.pictures import PictureDetector
 from agent.core.types import F32, U8, Frame, StreamPhase
 from agent.core.workspace import Workspace
+from agent.errors import ConfigurationError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,10 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class PictureSight:
-    """One version of an encoder, and what a stream has learnt with it; each tile has a detector of its own."""
+    """One version of an encoder, and what a stream has learnt with it; each tile has a detector of its own.
+
+    Raises ConfigurationError if no picture could be looked at.
+    """
 
     def __init__(
         self, settings: ImageSettings, encoder: PictureEncoder, max_bytes: int, workspace: Workspace | None = None
@@ -51,7 +55,11 @@ class PictureSight:
         self._workspace = workspace or Workspace()
         height, width, _ = encoder.shape
         self.decoder = PictureDecoder(settings, height, width, max_bytes)
-        self.begin_anew()
+        try:
+            self.begin_anew()
+        except ValueError as error:
+            expected = f"that a patch of encoder {encoder.name} is left with more than half of it"
+            raise ConfigurationError([Problem("ignore", expected, "none")]) from error
 
     def begin_anew(self) -> None:
         """Give up all that was learnt."""

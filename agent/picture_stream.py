@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from agent.core.types import F32, Frame
     from agent.core.workspace import Workspace
     from agent.ports import InboundMessage, PictureEncoder
+
+logger = logging.getLogger(__name__)
 
 PICTURE_SCHEMA: Final = 2
 FAULTS: Final = {
@@ -202,12 +205,22 @@ class PictureStream(Stream):
 
     def beget(self, encoder: PictureEncoder) -> PictureHeir:
         """Return who may become the heir, with another version of the encoder; it goes on where one was before."""
-        sight = PictureSight(self.settings, encoder, self._max_bytes, self._workspace)
-        heir = PictureHeir(sight, self.sight, self._budget, self._interval_known())
+        heir = self._new_heir(encoder)
         saved, self._saved_heir = self._saved_heir, None
-        if saved is not None and saved["signature"] == self.signature_with(encoder):
-            heir.restore(saved)
+        try:
+            if saved is not None and saved["signature"] == self.signature_with(encoder):
+                heir.restore(saved)
+        except Exception as error:  # noqa: BLE001  a file may hold anything
+            told = f"{type(error).__name__}: {error}"
+            logger.warning(
+                "stream %s: what another version of its encoder has learnt so far is lost (%s)", self.name, told
+            )
+            heir = self._new_heir(encoder)
         return heir
+
+    def _new_heir(self, encoder: PictureEncoder) -> PictureHeir:
+        sight = PictureSight(self.settings, encoder, self._max_bytes, self._workspace)
+        return PictureHeir(sight, self.sight, self._budget, self._interval_known())
 
     def show(self, message: InboundMessage, frames: list[Frame], found: Looked | None) -> None:
         """Keep a healthy picture that was just decided on, if that is allowed; have the heir look at it later."""

@@ -344,10 +344,11 @@ def test_an_encoder_that_is_not_there_refuses_the_reload(changeable):
         agent._prepare()
 
 
-def test_pictures_of_which_nothing_is_left_refuse_the_reload(changeable):
+@pytest.mark.parametrize(("right", "expected"), [(1, "something of the region is left"), (0.97, "half of it")])
+def test_pictures_of_which_nothing_is_left_refuse_the_reload(changeable, right, expected):
     agent, write = changeable
-    write("{name: gate, topic: a, kind: image, ignore: [[[0, 0], [1, 0], [1, 1], [0, 1]]]}")
-    with pytest.raises(ConfigurationError, match="something of the region is left"):
+    write(f"{{name: gate, topic: a, kind: image, ignore: [[[0, 0], [{right}, 0], [{right}, 1], [0, 1]]]}}")
+    with pytest.raises(ConfigurationError, match=expected):
         agent._prepare()
 
 

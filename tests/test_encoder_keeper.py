@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,29 @@ def test_versions_of_encoders_of_pictures_are_kept_as_well(make_kept, checked, t
     Path(kept.name).write_bytes(b"damaged")
     assert kept.begin() == kept.versions[0]
     assert kept.versions[1:] == [first]
+
+
+def test_a_bundle_of_another_kind_than_its_streams_is_refused(make_kept):
+    kept = make_kept()
+    make_version(kept.path)
+    first = kept.begin()
+    shutil.rmtree(kept.path)
+    put_eye(kept.path, "first")
+    with pytest.raises(BundleError, match="an encoder of readings, found one of pictures"):
+        kept.keeper.load(kept.name)
+    assert kept.begin() == first
+    assert kept.refused == 1.0
+
+
+def test_an_encoder_with_which_nothing_of_a_picture_would_be_left_is_refused(make_kept, tmp_path):
+    kept = make_kept(str(put_eye(tmp_path / "encoders" / "eye.zip", "first")))
+    ignored = "[[[0, 0], [0.97, 0], [0.97, 1], [0, 1]]]"
+    kept.file.write_text(
+        f"streams: [{{name: gate, topic: gate, kind: image, encoder: {kept.name}, ignore: {ignored}}}]"
+    )
+    kept.configuration = load_configuration(kept.file)
+    with pytest.raises(BundleError, match=r"stream gate cannot be looked at with it.*half of it"):
+        kept.keeper.load(kept.name)
 
 
 def test_a_start_goes_on_with_the_last_version_that_can_be_read(make_kept, caplog):

@@ -229,6 +229,18 @@ def test_a_restart_in_the_middle_goes_on_with_the_heir(make, versions, tmp_path)
         assert scores[0] == scores[1]
 
 
+def test_an_heir_that_cannot_be_taken_up_again_begins_anew(make, versions, tmp_path, caplog):
+    stream = make().stream
+    saved = {**stream.snapshot(), "heir": {"signature": stream.signature_with(versions[1]), "tiles": [{}]}}
+    camera = Camera(tmp_path, encoders={NAME: versions[0]})
+    camera.pipeline.restore = lambda new: new.restore(saved, [])
+    camera.pipeline.stream_of(TOPIC)
+    camera.pipeline.change_encoder(NAME, versions[1])
+    advanced(camera)
+    assert camera.stream.heir.sight.learning_left == WARM_UP
+    assert "stream gate/yard: what another version of its encoder has learnt so far is lost" in caplog.text
+
+
 def test_a_reload_in_the_middle_keeps_what_was_learnt_and_the_heir(shadowed, versions, tmp_path):
     path = tmp_path / "redshank.yaml"
     path.write_text(path.read_text().replace("cooldown: 0s", "cooldown: 1s"))
