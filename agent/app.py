@@ -561,7 +561,12 @@ class Agent(MqttEvents):
                 save(self.store, stream)
             self.store.set_topics([stream.topic for stream in self.pipeline.streams.values()])
 
-        return not changed or self.disk.write(write)
+        stored = not changed or self.disk.write(write)
+        if not stored:
+            self.saver.end()  # what it has begun is older
+            for stream in changed:
+                stream.unsaved()
+        return stored
 
     def _commit(self, outcome: Outcome) -> bool:
         """Store what a batch led to, then acknowledge its messages. What a full disk refuses is tried again.

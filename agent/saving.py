@@ -156,16 +156,21 @@ class Saver:
         if not self._running:
             return False
         before, begun = self._store.bytes_written, monotonic()
-        if not self._disk.write(self._slice):
-            self._running, self._stream, self._large, self._pictures = False, None, None, None
+        written = self._disk.write(self._slice)
         self._telemetry.state_bytes.inc(self._store.bytes_written - before)
         now = monotonic()
         self._busy_s += now - begun
-        if self._running and not (self._left or self._ready or self._large or self._pictures):
+        if not written:
+            self.end()
+        elif not (self._left or self._ready or self._large or self._pictures):
             self._running, self.saved_at, self._took_s = False, now, now - self._begun_at
             self._stream = None
             self._telemetry.snapshot_seconds.observe(self._busy_s)
         return self._running
+
+    def end(self) -> None:
+        """Give the round up, if there is one."""
+        self._running, self._stream, self._large, self._pictures = False, None, None, None
 
     def _go_on(self, stream: Stream, known: object, pieces: Iterator[int]) -> None:
         """Go on with a large snapshot, which is of when it was begun: what has no journal needs to know no more."""

@@ -150,6 +150,10 @@ class Stream(ABC):
         """Know that a whole snapshot of so many bytes was written. `now`: a monotonic clock."""
         self._whole = now, size, self.learnt
 
+    def unsaved(self) -> None:
+        """Know that a change of what was learnt could not be written: a whole snapshot is due."""
+        self._whole = None
+
     def whole_due(self, now: float) -> bool:
         """Tell whether a whole snapshot is due where nothing can be added to one: large ones are written seldom.
 

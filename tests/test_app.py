@@ -49,6 +49,19 @@ def waiting(agent):
     return [int(one.payload) for one in agent.inbox._queue]
 
 
+def test_what_a_command_changed_and_the_disk_refused_is_due_and_nothing_older_is_written_instead(agent, tmp_path):
+    stream = agent.pipeline.stream_of("plant/a")
+    agent._save()
+    stream.saved_whole(1_000_000_000, 0.0)
+    assert not stream.whole_due(1.0)
+    (tmp_path / "state" / "streams").rename(tmp_path / "elsewhere")
+    agent.saver.begin()
+    assert not agent._store_changes([stream])
+    (tmp_path / "elsewhere").rename(tmp_path / "state" / "streams")
+    assert stream.whole_due(1.0)
+    assert not agent.saver.advance()
+
+
 def test_a_full_queue_drops_the_oldest_of_qos_0_and_none_of_qos_1(agent):
     agent.on_messages([message(i, 0) for i in range(6)])
     assert waiting(agent) == [2, 3, 4, 5]
