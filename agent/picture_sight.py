@@ -178,11 +178,15 @@ class PictureSight:
         return max(detector.accept(alert) for detector in self.detectors)
 
     def forget_alert(self, alert: str) -> int:
-        """Take out what accepting an alert let in; return how many pictures. Raises TooFewLeftError."""
+        """Take out what accepting an alert let in, of all tiles or none; return how many. Raises TooFewLeftError."""
+        for detector in self.detectors:
+            detector.forget_alert(alert, really=False)
         return max(detector.forget_alert(alert) for detector in self.detectors)
 
     def forget_span(self, begin: float, end: float) -> int:
-        """Take out the pictures of a time span; return how many. Raises TooFewLeftError."""
+        """Take out the pictures of a time span, of all tiles or none; return how many. Raises TooFewLeftError."""
+        for detector in self.detectors:
+            detector.forget_span(begin, end, really=False)
         return max(detector.forget_span(begin, end) for detector in self.detectors)
 
     def keep(self, alert: str, *, firing: bool) -> None:

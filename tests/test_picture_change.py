@@ -16,6 +16,7 @@ from agent.app import with_defaults
 from agent.bundle import load_bundle
 from agent.carry_over import SHADOW_DECISIONS
 from agent.config import load_configuration
+from agent.core.bank import TooFewLeftError
 from agent.core.types import StreamPhase
 from agent.disk import Disk
 from agent.saving import Saver, pictures_due, save, save_all, tidy_pictures
@@ -541,6 +542,17 @@ def test_pictures_that_may_no_longer_be_kept_are_removed(make, versions, tmp_pat
         assert (again.stream.learnt, len(again.stream.kept)) == (True, 0)
         tidy_pictures(store, again.pipeline)
         assert pictures_in(store.directory) == []
+
+
+def test_nothing_is_forgotten_where_one_tile_would_have_too_few_left(make):
+    stream = make("    tiles: [2, 1]").stream
+    first, second = stream.sight.detectors
+    while second.reference_size > 36:
+        assert second.forget_span(BEGUN, second.memory.held()[0][0]) == 1
+    count, latest = first.reference_size, second.memory.held()[-8][0]
+    with pytest.raises(TooFewLeftError):
+        stream.forget_span(latest, BEGUN + 1000)
+    assert (first.reference_size, second.reference_size) == (count, 36)
 
 
 def test_a_reload_takes_kept_pictures_along(make, tmp_path):

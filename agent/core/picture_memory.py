@@ -146,28 +146,34 @@ class PictureMemory:
             self.ring.add(msgspec.structs.replace(one, number=place, mark=mark, patch_score=score))
         self._refit()
 
-    def forget_mark(self, mark: int) -> int:
-        """Take out what came with a mark; return how many pictures. Raises TooFewLeftError, changing nothing then."""
-        return self._take_out(self.ring.marks == mark, self.bank.marks == mark)
+    def forget_mark(self, mark: int, *, really: bool = True) -> int:
+        """Take out what came with a mark; return how many pictures. Raises TooFewLeftError, changing nothing then.
 
-    def forget_span(self, begin: float, end: float) -> int:
-        """Take out what came within a time span; return how many pictures.
+        Nothing is changed either where it is not `really` to be done, but only tried.
+        """
+        return self._take_out(self.ring.marks == mark, self.bank.marks == mark, really=really)
+
+    def forget_span(self, begin: float, end: float, *, really: bool = True) -> int:
+        """Take out what came within a time span; return how many pictures. `really`: as `forget_mark`.
 
         Raises TooFewLeftError, and then changes nothing.
         """
         waiting = [one for one in self._waiting if begin <= one.at <= end]
         ring, bank = self.ring, self.bank
         return self._take_out(
-            (ring.times >= begin) & (ring.times <= end), (bank.times >= begin) & (bank.times <= end), tuple(waiting)
+            (ring.times >= begin) & (ring.times <= end),
+            (bank.times >= begin) & (bank.times <= end),
+            tuple(waiting),
+            really=really,
         )
 
-    def _take_out(self, pictures: Bools, examples: Bools, waiting: tuple[Picture, ...] = ()) -> int:
+    def _take_out(self, pictures: Bools, examples: Bools, waiting: tuple[Picture, ...] = (), *, really: bool) -> int:
         leaving = pictures[: self.ring.count]
         wanted = int(leaving.sum()) + len(waiting)
         if self.count - wanted < MIN_LEFT:
             raise TooFewLeftError(f"at least {MIN_LEFT} pictures to be left")
-        if wanted == 0:
-            return 0
+        if wanted == 0 or not really:
+            return wanted
         self._waiting = [one for one in self._waiting if all(one is not other for other in waiting)]
         self.ring.remove(leaving)
         self.bank.remove(examples)

@@ -214,24 +214,25 @@ class PictureDetector:
         self.memory.accept(held, first, self.quarantine.accept(alert))
         return len(held)
 
-    def forget_alert(self, alert: str) -> int:
+    def forget_alert(self, alert: str, *, really: bool = True) -> int:
         """Take out what accepting an alert let in; return how many pictures, 0 if it was not accepted.
 
-        Raises TooFewLeftError, and then changes nothing.
+        Raises TooFewLeftError, and then changes nothing; nor does it where that is not `really` to be done.
         """
         mark = self.quarantine.accepted(alert)
         if mark is None:
             return 0
-        left = self.memory.forget_mark(mark)
-        self.quarantine.forget(alert)
+        left = self.memory.forget_mark(mark, really=really)
+        if really:
+            self.quarantine.forget(alert)
         return left
 
-    def forget_span(self, begin: float, end: float) -> int:
+    def forget_span(self, begin: float, end: float, *, really: bool = True) -> int:
         """Take the pictures of a time span out, both ends (s since the epoch) with it; return how many.
 
-        Raises TooFewLeftError, and then changes nothing.
+        Raises TooFewLeftError, and then changes nothing; nor does it where that is not `really` to be done.
         """
-        return self.memory.forget_span(begin, end)
+        return self.memory.forget_span(begin, end, really=really)
 
     def nearest(self, at: float, outputs: list[F32], neighbours: int = 3) -> list[tuple[float, float]]:
         """Return (time, distance) of the reference pictures nearest as a whole, nearest first, in units of spread.

@@ -159,6 +159,7 @@ def test_what_an_operator_accepts_is_usual_and_what_is_forgotten_is_odd_again():
     again = detector.push(frame(700), another)
     assert again.score < min(one.score for one in odd)
     assert again.patch_score < min(one.patch_score for one in odd)
+    assert [detector.forget_alert("a", really=False) for _ in range(2)] == [3, 3]
     assert detector.forget_alert("a") == 3
     forgotten = detector.push(frame(701), another)
     assert forgotten.patch_score > again.patch_score
