@@ -256,6 +256,7 @@ class PictureStream(Stream):
 
     def begin_anew(self) -> None:
         """Give up all that was learnt."""
+        self.changes += 1
         self.disown()
         self.kept.clear()
         self.sight.begin_anew()

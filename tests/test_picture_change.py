@@ -363,6 +363,17 @@ def test_what_an_operator_changes_while_the_heir_learns_begins_the_lessons_anew(
     assert not times & {BEGUN + 60.0, BEGUN + 61.0, BEGUN + 62.0}
 
 
+def test_what_is_given_up_while_the_heir_learns_does_not_come_back_with_it(make, versions):
+    camera = make(KEEP)
+    camera.pipeline.change_encoder(NAME, versions[1])
+    for _ in range(60):
+        camera.pipeline.advance()
+    camera.stream.relearn()
+    camera.see([LEARNT])
+    advanced(camera)
+    assert [at for at, _ in camera.stream.heir.sight.detectors[0].memory.held()] == [BEGUN + 1 + LEARNT]
+
+
 def test_what_comes_while_the_heir_learns_is_not_left_out(make, versions):
     camera = make(KEEP)
     camera.pipeline.change_encoder(NAME, versions[1])
