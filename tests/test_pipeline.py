@@ -430,7 +430,17 @@ def test_a_snapshot_that_says_what_none_says_is_set_aside_and_the_stream_learns_
         assert again.streams["pump/a"].phase is StreamPhase.ACTIVE
 
 
-@pytest.mark.parametrize("damage", [(["state"], {}), (["decisions", "rows"], None), (["grid_rows"], np.zeros((1, 7)))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        (["state"], {}),
+        (["decisions", "row_steps"], None),
+        (["grid_rows"], np.zeros((1, 7))),
+        (["grid_rows", "rest"], np.zeros((1, 7))),
+        (["grid_rows", "steps"], np.zeros((9, 0))),
+        (["grid_rows", "places"], np.zeros(5, np.int8)),
+    ],
+)
 def test_a_journal_that_says_what_none_says_leaves_the_snapshot(make, tmp_path, caplog, damage):
     with closing(Store(tmp_path / "state")) as store:
         pipeline = make(TIMED, store=store)
