@@ -95,8 +95,11 @@ class EncoderKeeper:
         """Raise BundleError where a bundle is of pictures and its streams are of readings, or the other way round."""
         found = bundle.manifest.kind == "image"
         if (name, found) not in named_encoders(self._configuration()):
-            kinds = ("readings", "pictures") if found else ("pictures", "readings")
-            raise BundleError(f"{bundle.path}: expected an encoder of {kinds[0]}, found one of {kinds[1]}")
+            wanted = "sensor windows" if found else "pictures"
+            raise BundleError(
+                f"{bundle.path}: expected an encoder of {wanted}, found kind {bundle.manifest.kind!r}; "
+                "choose another encoder for this stream"
+            )
 
     def find(self, name: str) -> Bundle:
         """Return the bundle of a name, at the start; the one that was used last if a new one would be refused.

@@ -139,7 +139,7 @@ def test_a_bundle_of_another_kind_than_its_streams_is_refused(make_kept):
     first = kept.begin()
     shutil.rmtree(kept.path)
     put_eye(kept.path, "first")
-    with pytest.raises(BundleError, match="an encoder of readings, found one of pictures"):
+    with pytest.raises(BundleError, match="an encoder of sensor windows, found kind 'image'"):
         kept.keeper.load(kept.name)
     assert kept.begin() == first
     assert kept.refused == 1.0
