@@ -193,7 +193,8 @@ class Store:
         """
         with self._database as database:
             database.executemany(
-                "INSERT OR REPLACE INTO alerts VALUES (?, ?, ?)",
+                "INSERT INTO alerts VALUES (?, ?, ?) ON CONFLICT (stream, kind) DO UPDATE SET state = excluded.state "
+                "WHERE state IS NOT excluded.state",  # what is the same takes no page of the disk
                 [(row.stream, row.kind, msgspec.msgpack.encode(row.state)) for row in alerts],
             )
             database.executemany(
