@@ -7,7 +7,7 @@ what its budget counted do not notice.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 import msgspec
 
@@ -49,6 +49,39 @@ class _Work(msgspec.Struct):
     bank: DetectorBank
     succession: Succession
     parts: Iterator[WarmUpPart]
+    learnt_from: ClassVar = "readings"
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that it takes."""
+        return len(self.stream.detector.grid.channels) * self.bank.lane_bytes
+
+    def stands(self) -> bool:
+        """Tell whether the stream is still what this began with."""
+        return self.succession.is_of(self.stream.detector)
+
+    def go_on(self) -> bool:
+        """Embed some windows; tell whether there are more."""
+        for part in self.parts:
+            part.embedding = embedded(part, self.encoder)
+            if not self.succession.at_once:
+                return True
+        return False
+
+    def knows_enough(self) -> bool:
+        """Tell whether it knows as much as the stream; where it does not, it is given up."""
+        heir = self.succession.heir
+        assert heir is not None
+        if self.bank.remembers(heir, self.stream.bank, self.stream.detector):
+            return True
+        self.bank.release(heir)
+        return False
+
+    def heir_and_size(self) -> tuple[Heir, int]:
+        """Return who takes the stream's place, and how many references it has."""
+        heir = self.succession.heir
+        assert heir is not None
+        return Heir(self.encoder, self.bank, heir), self.bank.reference_size(heir)
 
 
 class _Lessons(msgspec.Struct):
@@ -60,6 +93,30 @@ class _Lessons(msgspec.Struct):
     lessons: Iterator[None]
     sight: PictureSight
     changes: int
+    learnt_from: ClassVar = "pictures"
+
+    @property
+    def bytes(self) -> int:
+        """Return the memory that it takes."""
+        return self.heir.bytes
+
+    def stands(self) -> bool:
+        """Tell whether the stream is still what this began with."""
+        return (self.stream.sight, self.stream.changes) == (self.sight, self.changes)
+
+    def go_on(self) -> bool:
+        """Learn from a picture; tell whether there are more."""
+        for _ in self.lessons:
+            return True
+        return False
+
+    def knows_enough(self) -> bool:
+        """Tell whether it knows as much as a warm-up gives."""
+        return self.heir.sight.learnt
+
+    def heir_and_size(self) -> tuple[PictureHeir, int]:
+        """Return who takes the stream's place, and how many references it has."""
+        return self.heir, self.heir.sight.reference_fill
 
 
 class CarryOver:
@@ -163,81 +220,39 @@ class CarryOver:
 
     def _prepare(self) -> bool:
         """Embed something of the stream that is worked on; tell whether there is one."""
-        if isinstance(self._work, _Work):
-            self._embed(self._work)
-        elif self._work is not None:
-            self._learn(self._work)
-        else:
+        work = self._work
+        if work is None:
             return False
-        return True
-
-    def _embed(self, work: _Work) -> None:
-        """Embed some windows of a stream of readings."""
         stream = work.stream
         if (
             self._streams.get(stream.name) is not stream
             or work.encoder is not self._target(stream)
-            or not work.succession.is_of(stream.detector)
+            or not work.stands()
         ):
             self._work = None
-            return
+            return True
         try:
-            for part in work.parts:
-                part.embedding = embedded(part, work.encoder)
-                if not work.succession.at_once:
-                    return
+            if work.go_on():
+                return True
         except Exception:
             logger.exception(_BUG, stream.name)
             self._work = None
             self._decline(stream)
-            return
+            return True
         self._work = None
-        heir = work.succession.heir
-        assert heir is not None
-        if stream.settings.mode is Mode.FROZEN and not work.bank.remembers(heir, stream.bank, stream.detector):
-            work.bank.release(heir)
+        if stream.settings.mode is Mode.FROZEN and not work.knows_enough():
             self._decline(stream)
-            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, "readings")
-            return
-        stream.heir = Heir(work.encoder, work.bank, heir)
-        self._tell(stream, work.bank.reference_size(heir))
-
-    def _learn(self, work: _Lessons) -> None:
-        """Let an heir learn from a picture that was kept."""
-        stream = work.stream
-        if (
-            self._streams.get(stream.name) is not stream
-            or work.encoder is not self._target(stream)
-            or (stream.sight, stream.changes) != (work.sight, work.changes)
-        ):
-            self._work = None
-            return
-        try:
-            for _ in work.lessons:
-                return
-        except Exception:
-            logger.exception(_BUG, stream.name)
-            self._work = None
-            self._decline(stream)
-            return
-        self._work = None
-        if stream.settings.mode is Mode.FROZEN and not work.heir.sight.learnt:
-            self._decline(stream)
-            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, "pictures")
-            return
-        stream.heir = work.heir
-        self._tell(stream, work.heir.sight.reference_fill)
-
-    @staticmethod
-    def _tell(stream: Stream, count: int) -> None:
-        assert stream.heir is not None
+            logger.warning(_TOO_LITTLE_AT_HAND, stream.name, work.encoder.name, work.learnt_from)
+            return True
+        stream.heir, count = work.heir_and_size()
         logger.info(
             "stream %s: %d references were embedded anew for encoder %s %.12s, which decides in its shadow now",
             stream.name,
             count,
-            stream.heir.encoder.name,
-            stream.heir.encoder.digest,
+            work.encoder.name,
+            work.encoder.digest,
         )
+        return True
 
     def _decline(self, stream: Stream) -> None:
         """Let a stream stay with the version that it has."""
@@ -269,11 +284,8 @@ class CarryOver:
     def _weigh(self) -> None:
         """Tell how much memory is taken twice."""
         heirs = {id(one): one.heir.bytes for one in self._behind if one.heir is not None}
-        if isinstance(self._work, _Work):
-            channels = len(self._work.stream.detector.grid.channels)
-            heirs[id(self._work.stream)] = channels * self._work.bank.lane_bytes
-        elif self._work is not None:
-            heirs[id(self._work.stream)] = self._work.heir.bytes
+        if self._work is not None:
+            heirs[id(self._work.stream)] = self._work.bytes
         self._room.twice = sum(heirs.values())
 
 
