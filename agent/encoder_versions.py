@@ -11,6 +11,7 @@ from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Final
 
+from agent.adapters.store import sync_names, write_out
 from agent.bundle import Bundle, contents, load_bundle, signature_of, version_of_bundle
 from agent.errors import BundleError
 
@@ -108,9 +109,9 @@ def put_back(bundle: Bundle, path: Path) -> None:
     """
     if path.is_file():
         beside = path.with_name(f"{path.name}.new")
-        _write_out(beside, bundle.path.read_bytes())
+        write_out(beside, bundle.path.read_bytes())
         beside.replace(path)
-        _sync(path.parent)
+        sync_names(path.parent)
         return
     path = path.resolve()
     made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -119,8 +120,8 @@ def put_back(bundle: Bundle, path: Path) -> None:
         new = made / "new"
         new.mkdir()
         for name, content in contents(bundle).items():
-            _write_out(new / name, content)
-        _sync(new)
+            write_out(new / name, content)
+        sync_names(new)
         if path.exists():
             path.rename(old)
         try:
@@ -129,22 +130,6 @@ def put_back(bundle: Bundle, path: Path) -> None:
             if old.exists():
                 old.rename(path)
             raise
-        _sync(path.parent)
+        sync_names(path.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-
-
-def _write_out(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Have the names in a folder on disk."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

@@ -342,7 +342,7 @@ class Store:
         body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode))
         end = (written.journal_bytes or _JOURNAL_HEAD) + _FRAME_HEAD + len(body)
         body += bytes(_in_pages(end) - end)
-        content = len(body).to_bytes(4, "big") + _checksum(body) + body
+        content = _frame(body)
         if written.journal_bytes == 0:
             content = _JOURNAL_MAGIC + written.checksum + content
         with self._journal(stream).open("r+b" if written.journal_bytes else "wb") as file:
@@ -352,7 +352,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         if written.journal_bytes == 0:
-            _sync(self._journal(stream).parent)
+            sync_names(self._journal(stream).parent)
         written.journal_bytes += len(content)
         self.bytes_written += len(content)
         return True
@@ -379,11 +379,9 @@ class Store:
             return []
         if content[:_JOURNAL_HEAD] != _JOURNAL_MAGIC + checksum:
             return []
-        found, place = [], _JOURNAL_HEAD
-        while place < len(content):
-            size = int.from_bytes(content[place : place + 4], "big")
-            body = content[place + _FRAME_HEAD : place + _FRAME_HEAD + size]
-            if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
+        found = []
+        for body in _frames(content, _JOURNAL_HEAD):
+            if body is None:
                 logger.warning("stream %s: the end of its journal is damaged; it goes on from before that", stream)
                 break
             try:
@@ -391,7 +389,6 @@ class Store:
             except SnapshotError as error:
                 logger.warning("stream %s: its journal is %s; it goes on from before that", stream, error)
                 break
-            place += _FRAME_HEAD + size
         return found
 
     def write_pictures(self, stream: str, pictures: Iterable[tuple[float, list[bytes]]]) -> Generator[int]:
@@ -407,7 +404,7 @@ class Store:
             with beside.open("wb") as file:
                 for picture in pictures:
                     body = msgspec.msgpack.encode(picture)
-                    part += len(body).to_bytes(4, "big") + _checksum(body) + body
+                    part += _frame(body)
                     if len(part) >= _PART_BYTES:
                         yield self._put_part(file, part)
                         part = b""
@@ -417,7 +414,7 @@ class Store:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise
-        _sync(path.parent)
+        sync_names(path.parent)
         yield last
 
     def _put_part(self, file: BinaryIO, part: bytes) -> int:
@@ -434,18 +431,14 @@ class Store:
         except OSError:
             return []
         found: list[tuple[float, list[bytes]]] = []
-        place = len(_PICTURES_MAGIC) if content.startswith(_PICTURES_MAGIC) else len(content)
-        while place < len(content):
-            size = int.from_bytes(content[place : place + 4], "big")
-            body = content[place + _FRAME_HEAD : place + _FRAME_HEAD + size]
-            if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
-                break
+        damaged = not content
+        for body in _frames(content, len(_PICTURES_MAGIC)) if content.startswith(_PICTURES_MAGIC) else ():
             try:
-                found.append(msgspec.msgpack.decode(body, type=tuple[float, list[bytes]]))
+                found.append(msgspec.msgpack.decode(body or b"", type=tuple[float, list[bytes]]))
             except (ValueError, RecursionError):
+                damaged = True
                 break
-            place += _FRAME_HEAD + size
-        if place < len(content) or not content:
+        if damaged:
             logger.warning("stream %s: the pictures that it kept are damaged; %d are left", stream, len(found))
         return found
 
@@ -563,16 +556,21 @@ def _open(path: Path) -> sqlite3.Connection:
 
 def _write(path: Path, content: bytes) -> None:
     temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
+    write_out(temporary, content)
+    temporary.replace(path)
+    sync_names(path.parent)
+
+
+def write_out(path: Path, content: bytes) -> None:
+    """Write a file, and have its content on disk. Raises OSError."""
+    with path.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
 
 
-def _sync(directory: Path) -> None:
-    """Have the names in a directory on disk."""
+def sync_names(directory: Path) -> None:
+    """Have the names in a directory on disk. Raises OSError."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -582,6 +580,22 @@ def _sync(directory: Path) -> None:
 
 def _in_pages(size: int) -> int:
     return -(-size // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def _frame(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + _checksum(body) + body
+
+
+def _frames(content: bytes, place: int) -> Iterator[bytes | None]:
+    """Yield what each frame from a place on holds; None for one that is damaged, behind which nothing can be told."""
+    while place < len(content):
+        end = place + _FRAME_HEAD + int.from_bytes(content[place : place + 4], "big")
+        body = content[place + _FRAME_HEAD : end]
+        if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
+            yield None
+            return
+        yield body
+        place = end
 
 
 def _checksum(body: bytes) -> bytes:
