@@ -7,12 +7,15 @@ anew: for a picture that took a fifth of its time.
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.core.types import F32, I8, U8
+
+
+_ROOM: Final = 2  # times what is asked for, as what is asked for grows
 
 
 class Workspace:
@@ -26,7 +29,7 @@ class Workspace:
         size = prod(shape)
         held = self._held.get(use)
         if held is None or held.size < size:
-            held = self._held[use] = np.empty(size, dtype)
+            held = self._held[use] = np.empty(_ROOM * size, dtype)  # its pages come into being when they are used
         return held[:size].reshape(shape)
 
     def floats(self, values: I8 | U8) -> F32:
