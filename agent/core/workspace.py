@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from agent.core.types import F32, I8, U8
 
-
 _ROOM: Final = 2  # times what is asked for, as what is asked for grows
 
 
