@@ -7,8 +7,8 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.adapters.store import AlertRow
 from agent.picture_stream import PictureStream
+from agent.stream import alert_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,13 +42,15 @@ def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float
 
 
 def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
-    """Write where the alerts of these streams stand, in one transaction."""
-    rows = [
-        AlertRow(stream.name, kind.value, machine.snapshot())
-        for stream in streams
-        for kind, machine in stream.alerts.items()
-    ]
-    store.commit(rows, [])
+    """Write where the alerts of these streams stand, but for what a restart would not miss, in one transaction."""
+    rows = []
+    for stream in streams:
+        saved = {row.kind: row.state for row in store.alerts(stream.name)}
+        for kind, machine in stream.alerts.items():
+            if machine.would_be_missed(saved.get(kind.value, {})):
+                rows.append(alert_row(stream, machine))
+    if rows:
+        store.commit(rows, [])
 
 
 def add(store: Store, stream: Stream, now: float) -> bool:

@@ -127,6 +127,25 @@ def test_what_is_due_is_written_between_other_work_and_what_went_is_left_out(tmp
         assert kept["snoozed_until"] == 7.0
 
 
+def test_of_alerts_only_what_a_restart_would_miss_is_written(tmp_path, monkeypatch):
+    with closing(Store(tmp_path / "state")) as store:
+        desk, written = Desk(tmp_path, store), []
+
+        def round_of(first, last):
+            desk.feed(range(first, last))
+            written.clear()
+            desk.saver.begin()
+            desk.finish()
+            return {(row.stream, row.kind) for row in written}
+
+        commit = store.commit
+        monkeypatch.setattr(store, "commit", lambda rows, outbox: (written.extend(rows), commit(rows, outbox)))
+        assert {stream for stream, _ in round_of(0, 200)} == set(desk.pipeline.streams)
+        assert round_of(200, 230) == set()
+        desk.pipeline.streams["pump/4"].alerts[AlertKind.FROZEN].rewind(BEGUN)
+        assert round_of(230, 231) == {("pump/4", "frozen")}
+
+
 def test_the_next_round_begins_as_much_sooner_as_the_last_one_took(tmp_path, clock):
     with closing(Store(tmp_path / "state")) as store:
         desk = Desk(tmp_path, store)

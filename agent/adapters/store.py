@@ -215,14 +215,20 @@ class Store:
                 )
         self.outbox_dropped += excess
 
-    def alerts(self) -> list[AlertRow]:
-        """Return every alert state. One that is damaged is left out, and said so."""
+    def alerts(self, stream: str | None = None) -> list[AlertRow]:
+        """Return every alert state, or those of one stream. One that is damaged is left out, and said so."""
         found = []
-        for stream, kind, state in self._database.execute("SELECT stream, kind, state FROM alerts"):
+        asked = "SELECT stream, kind, state FROM alerts"
+        rows = (
+            self._database.execute(asked)
+            if stream is None
+            else self._database.execute(f"{asked} WHERE stream = ?", (stream,))
+        )
+        for name, kind, state in rows:
             try:
-                found.append(AlertRow(stream, kind, msgspec.msgpack.decode(state, type=dict[str, Any])))
+                found.append(AlertRow(name, kind, msgspec.msgpack.decode(state, type=dict[str, Any])))
             except (msgspec.DecodeError, RecursionError) as error:
-                logger.warning("stream %s: the state of its alert %s is lost: it is damaged (%s)", stream, kind, error)
+                logger.warning("stream %s: the state of its alert %s is lost: it is damaged (%s)", name, kind, error)
         return found
 
     def nodes(self) -> list[tuple[str, bytes]]:

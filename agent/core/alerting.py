@@ -244,6 +244,17 @@ class AlertMachine:
             "snoozed_until": self.snoozed_until,
         }
 
+    def would_be_missed(self, saved: dict[str, Any]) -> bool:
+        """Tell whether something would be missed after a restart with the `saved` snapshot.
+
+        While nothing fires, a later `last_at` alone is not: a stream's own clock is saved with what it has learnt, and
+        keeps out what came before. An earlier one is, for the clock of the data was set back.
+        """
+        now = self.snapshot()
+        if now["last_at"] > saved.get("last_at", now["last_at"]) and self.state is not AlertState.FIRING:
+            saved = {**saved, "last_at": now["last_at"]}
+        return now != saved
+
     def restore(self, state: dict[str, Any]) -> None:
         """Take the state up again."""
         self.state = AlertState(state["state"])

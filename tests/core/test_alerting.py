@@ -73,6 +73,26 @@ def test_a_clock_that_was_set_back_does_not_mute_alerts_for_longer_than_the_cool
     assert run(m, "xxxxxxxxxxxx", start=100) == [(10, AlertEvent.RAISED)]
 
 
+def test_a_later_time_alone_would_not_be_missed_after_a_restart():
+    m = machine(after=1, clear_after=2)
+    assert m.would_be_missed({})
+    run(m, "..")
+    saved = m.snapshot()
+    run(m, "..", start=2)
+    assert not m.would_be_missed(saved)
+    m.rewind(1.0)
+    assert m.would_be_missed(saved)
+    run(m, "x", start=4)
+    assert m.would_be_missed(saved)
+    saved = m.snapshot()
+    assert not m.would_be_missed(saved)
+    run(m, "x", start=5)
+    assert m.would_be_missed(saved)  # an operator may end it before the next decision: it ended at the last one
+    saved = m.snapshot()
+    m.snoozed_until = 9.0
+    assert m.would_be_missed(saved)
+
+
 def test_no_alert_begins_within_the_cooldown():
     m = machine(after=1, clear_after=1, cooldown_s=10.0)
     assert run(m, "x.xxxxxxxxxxxx") == [(0, AlertEvent.RAISED), (1, AlertEvent.CLEARED), (11, AlertEvent.RAISED)]
