@@ -124,6 +124,7 @@ def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | No
         if saved is None:
             return
         signature = saved.get("signature")
+        stream.prepare(signature, saved.get("detector"))
         if signature != stream.signature and not (use_former is not None and use_former(stream, signature)):
             store.set_aside(stream.name, OUTDATED)
             return
@@ -132,6 +133,7 @@ def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | No
             if _taken(lambda: stream.restore(saved["detector"], additions), stream.name, "its journal"):
                 return
             stream.begin_anew()
+            stream.prepare(signature, saved["detector"])
         if not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
             stream.begin_anew()
             store.set_aside(stream.name, "of another content than its checksum promises")

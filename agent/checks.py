@@ -11,13 +11,13 @@ from agent.adapters.payload import Format
 from agent.config import ImageSettings, SensorSettings
 from agent.core.budget import share
 from agent.core.calibration import beyond_support
+from agent.core.pace import ABOUT, BUSY_PER_S, Steps, pace
 from agent.credentials import check_secret_file
 from agent.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agent.config import Configuration
 
-BUSY_PER_S: Final = 20.0  # decisions of one stream
 _ABOUT_ALL: Final = 1.001  # times the agent's budget: rounding is no doubt
 
 
@@ -35,11 +35,11 @@ def warnings(configuration: Configuration) -> list[str]:
         if isinstance(stream, ImageSettings):
             interval_s = stream.every_s or 1.0
         else:
-            interval_s = stream.stride * _period_s(stream)
-            if interval_s * BUSY_PER_S < 1.0:
+            interval_s = _stride(stream) * (_period_s(stream) or 1.0)
+            if interval_s * BUSY_PER_S * ABOUT < 1.0:
                 found.append(
                     f"stream {stream.name}: decides {1.0 / interval_s:,.0f} times a second for each topic, and each "
-                    "decision costs a small device a few milliseconds; raise stride"
+                    f"decision costs a small device a few milliseconds; {_remedy(stream)}"
                 )
         budget = stream.alert.budget_for(stream.mode)
         if stream.alert.false_alarms is not None:
@@ -72,11 +72,38 @@ def warnings(configuration: Configuration) -> list[str]:
     return found
 
 
-def _period_s(stream: SensorSettings) -> float:
-    """Return the time between two readings as far as it is configured, else a second."""
+def _period_s(stream: SensorSettings) -> float | None:
+    """Return the time between two readings, None where it is not configured."""
     if stream.format is Format.RAW and stream.period_s is None and stream.raw.sample_rate is not None:
         return 1.0 / stream.raw.sample_rate
-    return stream.period_s or 1.0
+    return stream.period_s
+
+
+def _stride(stream: SensorSettings) -> int:
+    """Return the grid steps between decisions; where they hang on a rate that is not known, those of a slow stream."""
+    if stream.stride is not Steps.AUTO:
+        return stream.stride
+    period_s = _period_s(stream)
+    return 1 if period_s is None else pace(period_s)
+
+
+def _remedy(stream: SensorSettings) -> str:
+    if stream.stride is not Steps.AUTO:
+        return "raise stride, or leave it out"
+    return f"if that is too much for yours, set stride to more than the {_stride(stream)} that auto comes to"
+
+
+def strides(configuration: Configuration) -> list[str]:
+    """Return a line for each stream that decides less often than at each reading, because of its known rate."""
+    lines = []
+    for stream in configuration.streams:
+        if isinstance(stream, SensorSettings) and stream.stride is Steps.AUTO and _stride(stream) > 1:
+            steps, rate = _stride(stream), 1.0 / (_period_s(stream) or 1.0)
+            lines.append(
+                f"stream {stream.name}: stride comes to {steps} of {rate:,.6g} readings a second: "
+                f"{rate / steps:.3g} decisions a second"
+            )
+    return lines
 
 
 def check_secret_files(configuration: Configuration) -> None:

@@ -189,7 +189,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.file is None:
         parser().error("check: expected a configuration file or --schema, found neither")
     from agent.app import load_encoders  # noqa: PLC0415  as above
-    from agent.checks import check_secret_files, warnings  # noqa: PLC0415  as above
+    from agent.checks import check_secret_files, strides, warnings  # noqa: PLC0415  as above
     from agent.config import load_configuration  # noqa: PLC0415  as above
     from agent.memory_estimate import doubts, estimate, told  # noqa: PLC0415  as above
 
@@ -207,7 +207,7 @@ def _check(options: argparse.Namespace) -> int:
         settings = one_of(configuration, options.stream, ImageSettings, "--draw")
         options.out.write_bytes(draw(options.draw.read_bytes(), settings))
         sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
-    for line in told(memory):
+    for line in [*strides(configuration), *told(memory)]:
         sys.stdout.write(f"{line}\n")
     count = len(configuration.streams)
     sys.stdout.write(f"{options.file}: good, {count} {'stream' if count == 1 else 'streams'}\n")

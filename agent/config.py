@@ -18,6 +18,7 @@ from agent.adapters.payload.sparkplug import NAMESPACE, may_be_watched
 from agent.adapters.pictures import PictureSettings, picture_problems
 from agent.core.alerting import MAX_SNOOZE_S, AlertSettings, Direction, SilenceSettings
 from agent.core.detector import DetectorSettings
+from agent.core.pace import Steps
 from agent.core.picture_patches import Position
 from agent.core.picture_settings import PictureDetectorSettings, PictureReferenceSettings
 from agent.core.reference import ReferenceSettings
@@ -69,7 +70,7 @@ class SensorSettings(PayloadSettings, frozen=True, kw_only=True, tag_field="kind
     spacing: Spacing = Spacing.AUTO
     counters: tuple[str, ...] = ()
     encoder: str = "sensor-small"
-    stride: int = 1
+    stride: int | Steps = Steps.AUTO
     mode: Mode = Mode.ADAPT
     season_s: Duration | None = None
     score: ScoreSettings = ScoreSettings()
@@ -288,7 +289,7 @@ def _cross_check(builder: Builder) -> None:
             builder.complain("streams", "at least one stream", "none", "add one")
         for field, least in LEAST.get(type(made), {}).items():
             value = getattr(made, field)
-            if value is not None and value < least:
+            if isinstance(value, int | float) and value < least:
                 builder.complain(f"{path}.{key_of(field)}", f"at least {least}", repr(value))
         for field, most in MOST.get(type(made), {}).items():
             value = getattr(made, field)

@@ -68,8 +68,9 @@ def _object(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
             made = _positive(made)
         for word, limits in (("minimum", LEAST), ("maximum", MOST)):
             limit = limits.get(kind, {}).get(field.name)
-            if limit is not None and made.get("type") == "integer":
-                made[word] = limit
+            for one in made.get("anyOf", [made]) if limit is not None else ():
+                if one.get("type") == "integer":
+                    one[word] = limit
         properties[key_of(field.name)] = made | _default(field)
     required = [key_of(field.name) for field in fields if field.required]
     made = {"description": _sentence(kind), "type": "object", "properties": properties, "additionalProperties": False}
@@ -79,6 +80,8 @@ def _object(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 def _typed(info: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if isinstance(info, inspect.UnionType):
         types = [one for one in info.types if not isinstance(one, inspect.NoneType)]
+        if any(isinstance(one, inspect.EnumType) for one in types):
+            return {"anyOf": [_typed(one, definitions) for one in types]}
         if len(types) > 1:
             return _tagged(types, definitions)
         made = _typed(types[0], definitions)

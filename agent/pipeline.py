@@ -349,6 +349,8 @@ class Pipeline:
                 self.use(stream, old.encoder)  # it is carried over later, if that is an earlier version
             if isinstance(old, SensorStream):
                 old.disown()
+        if isinstance(old, SensorStream):
+            stream.prepare(old.signature, old.detector.snapshot())
         kept = stream.signature == old.signature
         if not kept:
             kinds = [kind for kind in old.alerts if kind is not AlertKind.SILENT]

@@ -107,7 +107,7 @@ class SensorHistory(History[SensorAlert]):
     @property
     def interval_s(self) -> float:
         """Return the time between decisions."""
-        return self.stream.settings.stride * (self.stream.detector.grid.period_s or 1.0)
+        return self.stream.detector.stride * (self.stream.detector.grid.period_s or 1.0)
 
     def sampled(self, sample: Sample) -> None:
         """Take a reading."""

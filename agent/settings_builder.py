@@ -226,11 +226,12 @@ class Builder:
             if self._nodes == MAX_NODES + 1:
                 self.complain(path, f"at most {MAX_NODES} values", "more", "an anchor counts each time it is used")
             return None
-        optional = isinstance(info, msgspec.inspect.UnionType)
-        if optional:
-            if node.tag.endswith(":null"):
-                return None
+        if isinstance(info, msgspec.inspect.UnionType):
             types = [one for one in info.types if not isinstance(one, msgspec.inspect.NoneType)]
+            if len(types) < len(info.types) and node.tag.endswith(":null"):
+                return None
+            if any(isinstance(one, msgspec.inspect.EnumType) for one in types):
+                return self._number_or_word(types, node, path)
             info = types[0] if len(types) == 1 else self._tagged(types, node, path)
             if info is None:
                 return None
@@ -277,6 +278,13 @@ class Builder:
                 return None
         return types[0]
 
+    def _number_or_word(self, types: list[Any], node: yaml.Node, path: str) -> Any:
+        """Return a number, or the word of an enumeration that may stand in its place."""
+        number, word = types
+        words = [str(member.value) for member in word.cls]
+        chosen = isinstance(node, yaml.ScalarNode) and node.value in words
+        return self._scalar(word if chosen else number, node, path, f" or {', '.join(words)}")
+
     def _word(self, parse: Any, expected: str, node: yaml.Node, path: str) -> Any:
         try:
             return parse(str(node.value))
@@ -284,7 +292,7 @@ class Builder:
             self.complain(path, expected, _found(node))
             return None
 
-    def _scalar(self, info: Any, node: yaml.Node, path: str) -> Any:
+    def _scalar(self, info: Any, node: yaml.Node, path: str, otherwise: str = "") -> Any:
         self._lines.setdefault(path, node.start_mark.line + 1)
         text = node.value
         if isinstance(node, yaml.ScalarNode):
@@ -313,7 +321,7 @@ class Builder:
             "FloatType": "a number",
             "BoolType": "true or false",
         }
-        self.complain(path, names.get(type(info).__name__, "a value"), _found(node))
+        self.complain(path, names.get(type(info).__name__, "a value") + otherwise, _found(node))
         return None
 
 

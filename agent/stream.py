@@ -15,6 +15,7 @@ import msgspec
 from agent.adapters.store import AlertRow
 from agent.alert_message import timestamp
 from agent.core.alerting import MAX_SNOOZE_S, AlertKind, AlertMachine, AlertSettings, AlertState, Severity
+from agent.core.pace import Steps
 from agent.core.quiet import QuietHours
 from agent.core.types import Mode, StreamPhase
 from agent.core.views import plain
@@ -133,6 +134,9 @@ class Stream(ABC):
     @abstractmethod
     def snapshot(self) -> dict[str, Any]:
         """Return all that was learnt."""
+
+    def prepare(self, signature: object, state: object) -> None:  # noqa: B027  not every kind settles something
+        """Settle what the stream settles by itself as a snapshot has it, before its signature is compared."""
 
     @abstractmethod
     def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
@@ -363,15 +367,21 @@ class SensorStream(Stream):
             "spacing": settings.spacing.value,
             "counters": sorted(settings.counters),
             "mode": settings.mode.value if settings.mode is Mode.HOLD else "",  # its joint view is another method
-            "stride": settings.stride,
+            "stride": self.detector.stride,
             "size": settings.reference.size,
             "method": settings.score.method.value,
         }
 
     def details(self) -> dict[str, Any]:
-        """Return the channels and the period."""
+        """Return the channels, the period, and the grid steps between decisions, None while they are not known."""
         grid = self.detector.grid
-        return {"channels": grid.channels, "channels_ignored": grid.ignored_channels, "period_s": grid.period_s}
+        known = self.learnt or grid.period_s is not None or self.settings.stride is not Steps.AUTO
+        return {
+            "channels": grid.channels,
+            "channels_ignored": grid.ignored_channels,
+            "period_s": grid.period_s,
+            "stride": self.detector.stride if known else None,
+        }
 
     def take(self, message: InboundMessage, channel: str | None) -> list[Sample]:
         """Return the samples that a message completes, oldest first. Raises PayloadRejected."""
@@ -392,7 +402,9 @@ class SensorStream(Stream):
     def use(self, encoder: Encoder, bank: DetectorBank) -> None:
         """Begin with another version of the encoder, before anything was learnt."""
         self.encoder, self.bank, self.encoder_tag = encoder, bank, tag_of((encoder.name, encoder.digest))
+        stride = self.detector.stride
         self.detector = bank.detector(self.settings.channels)
+        self.detector.stride = stride
 
     def heir_is_ready(self) -> bool:
         """Tell whether the heir, which there must be, knows enough to take the stream's place."""
@@ -425,6 +437,11 @@ class SensorStream(Stream):
     def snapshot(self) -> dict[str, Any]:
         """Return all that was learnt, and what its messages told so far."""
         return {**self.bank.snapshot(self.detector), "intake": self.intake.snapshot()}
+
+    def prepare(self, signature: object, state: object) -> None:
+        """Settle the grid steps between decisions as a snapshot has them."""
+        if isinstance(signature, dict) and isinstance(state, dict):
+            self.detector.resume(signature.get("stride"), state)
 
     def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
         """Go on from a snapshot and what was added to it."""

@@ -198,7 +198,10 @@ def test_what_is_probably_not_meant_is_warned_of(configure, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("stream", "told"),
     [
-        ("format: raw, channels: [x], raw: {sample_rate: 1600}", "1,600 times a second"),
+        ("format: raw, channels: [x], raw: {sample_rate: 1600}, stride: 1", "1,600 times a second"),
+        ("format: raw, channels: [x], raw: {sample_rate: 1600}", "48 times a second"),
+        ("format: raw, channels: [x], raw: {sample_rate: 600}", None),
+        ("period: 50ms", None),
         ("format: raw, channels: [x], raw: {sample_rate: 1600}, stride: 100", None),
         ("period: 10ms, stride: 2", "50 times a second"),
         ("raw: {sample_rate: 1600}", None),  # JSON: not looked at
@@ -210,6 +213,29 @@ def test_streams_that_decide_too_often_for_a_small_device_are_warned_of(configur
     assert main(["check", str(path)]) == 0
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert [f"stream bearing: decides {told}" in line for line in found] == [True] * (told is not None)
+
+
+@pytest.mark.parametrize(
+    ("stream", "line", "advice"),
+    [
+        (
+            "format: raw, channels: [x], raw: {sample_rate: 1600}",
+            "stream bearing: stride comes to 33 of 1,600 readings a second: 48.5 decisions a second",
+            "set stride to more than the 33 that auto comes to",
+        ),
+        ("period: 10ms", "stream bearing: stride comes to 5 of 100 readings a second: 20 decisions a second", None),
+        ("period: 10ms, stride: 2", None, "raise stride, or leave it out"),
+        ("period: 1s", None, None),
+        ("kind: image", None, None),
+    ],
+)
+def test_what_stride_comes_to_is_told_where_the_rate_is_known(configure, capsys, stream, line, advice):
+    allowed = "alert: {false_alarms: 1 per 1000 decisions}"
+    path = configure(text=f"streams: [{{name: bearing, topic: a, {stream}, {allowed}}}]\n")
+    assert main(["check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [one for one in lines if "stride comes to" in one] == ([line] if line else [])
+    assert [advice in one for one in lines if one.startswith("warning: ")] == ([True] if advice else [])
 
 
 def test_secrets_that_others_can_read_are_problems_all_at_once(configure, tmp_path, capsys):

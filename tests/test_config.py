@@ -6,6 +6,7 @@ import pytest
 
 from agent.adapters.homeassistant import Discovery
 from agent.config import MAX_FILE_BYTES, default_agent_id, load_configuration, valid_filter
+from agent.core.pace import Steps
 from agent.core.quiet import QuietSpan
 from agent.core.types import Change, Mode
 from agent.errors import ConfigurationError
@@ -38,7 +39,7 @@ def with_stream(line):
 def test_a_short_configuration_is_filled_with_defaults(tmp_path):
     made = load(tmp_path, GOOD)
     stream = made.streams[0]
-    assert (stream.qos, stream.stride, stream.mode, stream.alert.after) == (1, 1, Mode.ADAPT, 2)
+    assert (stream.qos, stream.stride, stream.mode, stream.alert.after) == (1, Steps.AUTO, Mode.ADAPT, 2)
     assert stream.alert.budget_for(stream.mode).per_s == 7 * 86400
     assert made.metrics.listen == "127.0.0.1:9791"
 
@@ -117,7 +118,10 @@ streams:
         ("kind: [sensor]", "one of sensor, image"),
         ("qos: 2", "0 or 1"),
         ("stride: 0", "at least 1"),
-        ("stride: 1.5", "a whole number"),
+        ("stride: 1.5", "a whole number or auto, found"),
+        ("stride: fast", "a whole number or auto, found 'fast'"),
+        ("stride: ~", "a whole number or auto"),
+        ("stride: [5]", "a whole number or auto, found a list"),
         ("score: {neighbours: 26}", "at most 25"),
         ("carry_limit: 1001", "at most 1000"),
         ("reference: {size: 200, warm_up: 300}", "at most reference.size"),

@@ -23,7 +23,6 @@ from agent.core.joint import JointReference, joint_bytes
 from agent.core.lanes import Lanes, grown, trimmed
 from agent.core.quarantine import Accepted, Held, narrowed, widened
 from agent.core.reference import (
-    GUARD_SAMPLES,
     PROVENANCE_BYTES,
     ROW_BYTES,
     AdmissionPolicy,
@@ -95,7 +94,6 @@ class DetectorBank:
         self._workspace = workspace
         self._lanes = 0
         self._free: list[tuple[int, int]] = []  # spans of lanes that streams gave back
-        self._guard = -(-GUARD_SAMPLES // settings.stride)
         self._references = [
             ReferenceWindow(settings.reference.size // v.every, v.dim, step=v.step, offset=v.offset, rows=v.encoded)
             for v in views
@@ -187,7 +185,7 @@ class DetectorBank:
         mean = np.where(np.isnan(season_scores), mean, season_scores)
         part_scores = (VIEW_WEIGHT * mean + RANGE_WEIGHT * range_scores).astype(np.float32)
         part_scores[~(ready.any(axis=1) & may_alarm)] = 0.0
-        frozen_scores = self._frozen_scores(batch, part, lanes.index)
+        frozen_scores = self._frozen_scores(dues, batch, part, lanes.index)
         frozen = combined(frozen_scores, starts).tolist()
         scores = combined(part_scores, starts).tolist()
         if self.settings.mode is Mode.HOLD:
@@ -224,7 +222,7 @@ class DetectorBank:
                 joint.begin_anew()
             white = joint.embed(due.tail)
             score, shares, admitted = joint.score(white)
-            joint.wait(white, due.at, admitted=admitted, guard=self._guard)
+            joint.wait(white, due.at, admitted=admitted, guard=due.detector.guard)
             scores[place] = score if not asked or may_alarm[here][shares.argmax()] else 0.0
             part_scores[here] = scores[place] * np.sqrt(shares)
 
@@ -237,11 +235,12 @@ class DetectorBank:
         period_s = np.repeat([due.detector.grid.period_s or 1.0 for due in dues], lanes)
         return self._season.follow(index, batch.tails[part, -1], at, period_s, batch.table[part, 0, 0])
 
-    def _frozen_scores(self, batch: Batch, part: slice, index: I64) -> F32:
+    def _frozen_scores(self, dues: list[Due], batch: Batch, part: slice, index: I64) -> F32:
         """Return -log10 of the p-values of how long values have not changed, float32 [lanes]."""
         if self.settings.alert.frozen is FrozenPolicy.IGNORE:
             return np.zeros(len(index), np.float32)
-        self._frozen.follow(index, batch.tails[part], self.settings.stride)
+        strides = np.repeat([due.detector.stride for due in dues], [len(due.run) for due in dues])
+        self._frozen.follow(index, batch.tails[part], strides)
         return np.asarray(-np.log10(self._frozen.p_values(index)), np.float32)
 
     def _raw_scores(self, lanes: Lanes, query: I8, usable: Bools) -> F32:
@@ -263,11 +262,11 @@ class DetectorBank:
         passed: list[tuple[StreamDetector, Waiting]] = []
         for place, due in enumerate(dues):
             here = slice(starts[place], starts[place + 1])
-            waiting = due.detector.waiting
-            may_enter = admitted[here] & (due.row // self.settings.stride % every == 0)
+            waiting, guard = due.detector.waiting, due.detector.guard
+            may_enter = admitted[here] & (due.row // due.detector.stride % every == 0)
             waiting.append(Waiting(query[here].copy(), may_enter, due.at, due.row))
             due.detector.diary.note(due.row, due.at, may_enter, counted[here])
-            while len(waiting) > self._guard:
+            while len(waiting) > guard:
                 passed.append((due.detector, waiting.popleft()))
         if not passed:
             return
@@ -332,12 +331,12 @@ class DetectorBank:
             self._low[first:last, index] = np.nanmin(np.vstack([series, unknown]), axis=0)
             self._high[first:last, index] = np.nanmax(np.vstack([series, -unknown]), axis=0)
         points = np.ascontiguousarray(rows.T)
-        self._frozen.follow(np.arange(first, last), points, len(points[0]) - 1)
+        self._frozen.follow(np.arange(first, last), points, np.full(last - first, len(points[0]) - 1))
         if self._season is not None:
             self._season.fill(first, last, rows, due.at, detector.grid.period_s or 1.0)
         missing = np.cumsum(np.isnan(np.vstack([np.zeros((1, rows.shape[1])), rows])), axis=0)
         for index, view in enumerate(self.views):
-            step = self._warm_up_step(view, len(rows))
+            step = self._warm_up_step(view, detector.stride, len(rows))
             ends = np.arange(len(rows), view.span - 1, -step)[::-1]
             usable = missing[ends] == missing[ends - view.span]
             ends, usable = ends[usable.any(axis=1)], usable[usable.any(axis=1)]
@@ -368,8 +367,8 @@ class DetectorBank:
     def _joint(self) -> JointReference:
         return JointReference(self.settings.reference.size, self.settings.score.neighbours)
 
-    def _warm_up_step(self, view: View, rows: int) -> int:
-        return max(1, min(self.settings.stride, (rows - view.span) // self.settings.reference.warm_up or 1))
+    def _warm_up_step(self, view: View, stride: int, rows: int) -> int:
+        return max(1, min(stride, (rows - view.span) // self.settings.reference.warm_up or 1))
 
     def _learn(self, lane: int, view: int, entries: I8, times: F64, rows: I64, guard: int) -> None:
         """Take a warm-up's windows of one lane as its references, and its calibration from their distances."""
@@ -442,7 +441,7 @@ class DetectorBank:
         views = np.nan_to_num(found.view_scores[:, channel], nan=-1.0)
         view = int(views.argmax())
         raw = float(found.raw_scores[view, channel])
-        interval = self.settings.stride * (due.detector.grid.period_s or 1.0)
+        interval = due.detector.stride * (due.detector.grid.period_s or 1.0)
         event = round((due.at - started_at) / interval) + 1
         row = int(due.detector.index[channel]) * len(self.views) + view
         ago, ever = self._calibration.last_at_least(row, raw, event)
@@ -552,6 +551,7 @@ class DetectorBank:
         Yields windows, which are to be embedded as those of `warm_up` are.
         """
         newest_state = additions[-1]["state"]
+        detector.take_stride(newest_state)
         lanes = self._restore_lanes(state["learnt"])
         first, last = lanes
         for one in additions:
@@ -565,7 +565,7 @@ class DetectorBank:
             [one["decisions"] for one in additions],
         )
         old = [Waiting(*one[:3], *map(int, one[3:])) for one in state["waiting"]]
-        yet = min(self._guard, len(old) + len(past.rows))  # wait still
+        yet = min(detector.guard, len(old) + len(past.rows))  # wait still
         queries = np.zeros((len(past.rows), last - first, self._columns[-1].stop), np.int8)
         entering = past.flags & ENTERS > 0
         passed = len(past.rows) - min(yet, len(past.rows))

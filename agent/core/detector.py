@@ -17,21 +17,25 @@ from agent.core.alerting import AlertSettings
 from agent.core.budget import BudgetControl
 from agent.core.diary import Diary
 from agent.core.joint import JointReference
+from agent.core.pace import Steps, pace
 from agent.core.preprocess import REFRESH_ROWS, RobustScale
 from agent.core.quarantine import Quarantine
-from agent.core.reference import ReferenceSettings
+from agent.core.reference import GUARD_SAMPLES, ReferenceSettings
 from agent.core.scoring import ScoreSettings
 from agent.core.types import F32, F64, I8, I64, Bools, Duration, Mode, Sample, Settings, StreamPhase
-from agent.core.views import View
+from agent.core.views import SHORTEST_SPAN, View
 from agent.core.windowing import RING_ROWS, Arrival, Grid, GridSettings
 
 _EXPECTED_ROWS: Final = 2000  # of the past, from which the expected range of a channel is told
 
 
 class DetectorSettings(Settings, frozen=True):
-    """What makes one detector differ from another. Streams whose settings are equal share a bank."""
+    """What makes one detector differ from another. Streams whose settings are equal share a bank.
 
-    stride: int = 1
+    `stride`: grid steps between decisions; auto: settled by each stream's period.
+    """
+
+    stride: int | Steps = Steps.AUTO
     mode: Mode = Mode.ADAPT
     season_s: Duration | None = None
     grid: GridSettings = GridSettings()
@@ -53,7 +57,10 @@ class Waiting(msgspec.Struct, frozen=True):
 
 
 class StreamDetector:
-    """Puts one stream's samples on its grid and says when a decision is due."""
+    """Puts one stream's samples on its grid and says when a decision is due, every `stride` grid steps.
+
+    Where the settings leave that open, it follows the period while the stream learns, and stays from then on.
+    """
 
     def __init__(self, settings: DetectorSettings, views: tuple[View, ...], channels: tuple[str, ...] = ()) -> None:
         self.settings, self.views = settings, views
@@ -73,11 +80,58 @@ class StreamDetector:
         self._since_decision = 0
         self._next_refresh = 0
         self._period_s: float | None = None  # that the budget knows of
+        self.stride = 1
+        self._settle()
+
+    def _settle(self) -> None:
+        """Know the grid steps between decisions, as far as they can be told."""
+        if self.settings.stride is not Steps.AUTO:
+            self.stride = self.settings.stride
+        elif self.grid.period_s is not None:
+            self.stride = pace(self.grid.period_s)
+
+    def resume(self, stride: object, state: dict[str, Any]) -> None:
+        """Settle as a stream did that decided every `stride` grid steps, before it is restored from its snapshot.
+
+        Where its steps were configured, what its period comes to is settled: only if that is the same, nothing changes.
+        """
+        if self.settings.stride is not Steps.AUTO:
+            return
+        match state:
+            case {"settled": int(steps)}:
+                self.stride = steps
+            case {"grid": {"period_s": float(period_s)}} if period_s > 0.0 and (stride != 1 or "settled" in state):
+                self.stride = pace(period_s)
+            case _:
+                self.stride = 1
+
+    def take_stride(self, state: dict[str, Any]) -> None:
+        """Take from a snapshot what was settled, if anything was. Raises ValueError."""
+        settled = state.get("settled")
+        if self.settings.stride is not Steps.AUTO or settled is None:
+            return
+        if not 1 <= settled <= SHORTEST_SPAN:
+            raise ValueError(settled)
+        self.stride = settled
+
+    def _settled(self) -> dict[str, int | None]:
+        """Return what a snapshot tells of the steps beside their number: those that were settled, None: configured.
+
+        Nothing where that is plain: 1 was always settled before it was asked for, and any other number configured.
+        """
+        if self.settings.stride is Steps.AUTO:
+            return {} if self.stride == 1 else {"settled": self.stride}
+        return {"settled": None} if self.stride == 1 else {}
+
+    @property
+    def guard(self) -> int:
+        """Return how many decisions a window waits before it may enter the reference."""
+        return -(-GUARD_SAMPLES // self.stride)
 
     @property
     def warm_up_rows(self) -> int:
         """Return how many grid rows are learnt before the first decision, if they come without a gap."""
-        wanted = self.settings.reference.warm_up * self.settings.stride + self.views[0].span
+        wanted = self.settings.reference.warm_up * self.stride + self.views[0].span
         return min(wanted, RING_ROWS)
 
     @property
@@ -100,6 +154,7 @@ class StreamDetector:
             return arrival, None
         self._since_decision += appended
         if self.phase is StreamPhase.LEARNING:
+            self._settle()
             whole = max(grid.run) - self.views[0].span + 1  # rows at the end of which a window has no gap
             self._learnable = max(0, whole if grid.unbroken else self._learnable + min(appended, max(0, whole)))
             if self.learning_left > 0:
@@ -108,7 +163,7 @@ class StreamDetector:
             return arrival, WarmUp(self, sample.at)
         if grid.period_s not in {None, self._period_s}:  # the sender has become slower
             self._set_rate()
-        if self._since_decision < self.settings.stride:
+        if self._since_decision < self.stride:
             return arrival, None
         run = grid.run
         if max(run) < self.views[0].span:
@@ -139,6 +194,7 @@ class StreamDetector:
         What its budget counted and promises holds on; the ladder is this one's own, learnt from its own scores.
         """
         self.budget.succeed(old.budget)
+        self.stride = old.stride
         self._learnable, self._since_decision = old._learnable, old._since_decision
         self._next_refresh = old._next_refresh
 
@@ -173,7 +229,7 @@ class StreamDetector:
     def _set_rate(self) -> None:
         """Let the budget know how long a decision takes."""
         self._period_s = self.grid.period_s
-        self.budget.configure(self.settings.stride * (self._period_s or 1.0))
+        self.budget.configure(self.stride * (self._period_s or 1.0))
 
     def expected(self, due: Due) -> tuple[F64, F64, F64]:
         """Return each channel's value at a decision and the range (2nd to 98th percentile) it usually had before it.
@@ -205,10 +261,12 @@ class StreamDetector:
             "quarantine": self.quarantine.snapshot(),
             "since_decision": self._since_decision,
             "next_refresh": self._next_refresh,
+            **self._settled(),
         }
 
     def restore(self, state: dict[str, Any], lanes: tuple[int, int] | None) -> None:
         """Go on from a snapshot; `lanes` are those of the bank, None for a stream that was still learning."""
+        self.take_stride(state)
         self.grid.restore(state["grid"])
         self.scale.restore(state["scale"])
         self._learnable = state["learnable"]

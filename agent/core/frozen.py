@@ -30,21 +30,24 @@ class FrozenValues(LaneArrays):
         self.run: I64 = np.zeros(0, np.int64)  # rows for which the newest value has been the same
         self.ended: F32 = np.zeros((0, _BINS), np.float32)  # by length, geometric bins
 
-    def follow(self, index: I64, tails: F32, rows: int) -> None:
-        """Take the newest `rows` points of the lanes `index`; `tails` float32 [lanes, points] ends with them.
+    def follow(self, index: I64, tails: F32, rows: I64) -> None:
+        """Take the newest `rows` points of the lanes `index`, int64 [lanes]; `tails` float32 [lanes, points] end there.
 
         What lies between two missing values or beside one is no run that ended: nobody knows how long it was.
         """
         points = tails.shape[1]
-        rows = min(rows, points - 1)
-        last = tails[:, points - rows - 1 :]
+        rows = np.minimum(rows, points - 1)
+        most = int(rows.max())
+        skipped = most - rows
+        last = tails[:, points - most - 1 :]
         changed = last[:, 1:] != last[:, :-1]  # NaN is unlike everything
+        changed &= np.arange(most) >= skipped[:, None]
         known = ~(np.isnan(last[:, 1:]) | np.isnan(last[:, :-1]))
         lane, place = np.nonzero(changed)
         if len(lane):
             first = np.concatenate([[True], lane[1:] != lane[:-1]])
             before = np.concatenate([[0], place[:-1]])
-            length = np.where(first, self.run[index[lane]] + place, place - before)
+            length = np.where(first, self.run[index[lane]] + place - skipped[lane], place - before)
             whole = known[lane, place] & (length > 0)
             np.add.at(self.ended, (index[lane[whole]], _bin(length[whole])), 1.0)
         newest = np.where(changed.any(axis=1), np.argmax(changed[:, ::-1], axis=1) + 1, self.run[index] + rows)

@@ -123,7 +123,7 @@ class Succession:
             for channel, made in enumerate(self._made[index]):
                 new.begin_view(lanes[0] + channel, index, made.past)
         heir = new.detector()
-        heir.grid, heir.scale = detector.grid, detector.scale
+        heir.grid, heir.scale, heir.stride = detector.grid, detector.scale, detector.stride
         heir.budget.echo(detector.budget)
         heir.waiting.extend(self._waiting(one) for one in detector.waiting)
         heir.quarantine.restore(self._quarantine(detector.quarantine.snapshot()))

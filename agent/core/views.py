@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 VALUES_LENGTH: Final = 32
 SLOW_LENGTH: Final = 16
 _VALUES_STEP: Final = CLIP / 127
+SHORTEST_SPAN: Final = (VALUES_LENGTH + 1) * POOLS[0]  # of all views: that of the values themselves
 
 
 class View(msgspec.Struct, frozen=True):

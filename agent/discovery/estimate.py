@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.core.pace import pace
+from agent.core.views import SHORTEST_SPAN
+from agent.core.windowing import RING_ROWS
+
 if TYPE_CHECKING:
     from agent.discovery.entry import Entry
 
@@ -22,7 +26,10 @@ _SUPPORTED_PER_DAY: Final = (
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What things cost in this version: bytes, grid rows and pictures that are learnt before the first decision."""
+    """What things cost in this version: bytes, grid rows and pictures that are learnt before the first decision.
+
+    `rows` are those of a stream that decides at each of them.
+    """
 
     base_bytes: int
     channel_bytes: int
@@ -32,7 +39,9 @@ class Costs(msgspec.Struct, frozen=True):
 
     def learnt(self, entry: Entry) -> int:
         """Return how many messages of a stream are learnt before its first decision."""
-        return self.pictures if entry.pictures else self.rows
+        if entry.pictures or entry.period_s is None:
+            return self.pictures if entry.pictures else self.rows
+        return min((self.rows - SHORTEST_SPAN) * pace(entry.period_s) + SHORTEST_SPAN, RING_ROWS)
 
 
 class Estimate(msgspec.Struct, frozen=True):

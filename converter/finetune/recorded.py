@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from agent.config import NO_ENCODER, Configuration, SensorSettings, load_configuration
+from agent.core.pace import Steps, pace
 from agent.core.types import F32, F64, Sample
-from agent.core.windowing import RING_ROWS, Arrival, Grid
+from agent.core.windowing import MEASURED_SAMPLES, RING_ROWS, Arrival, Grid
 from agent.errors import RedshankError
 from agent.replay import replay
 from converter.pretrain.corpus import EVENT_POINTS, LENGTH, history_points
@@ -49,6 +50,14 @@ class Recorded(msgspec.Struct, frozen=True):
     def split(self) -> int:
         """Return where the held-back part begins."""
         return int(len(self.samples) * (1.0 - HELD_OUT))
+
+    @property
+    def stride(self) -> int:
+        """Return the grid steps between decisions that the agent settles, or that are configured."""
+        if self.settings.stride is not Steps.AUTO:
+            return self.settings.stride
+        times = [sample.at for sample in self.samples[:MEASURED_SAMPLES]]
+        return pace(self.settings.period_s or float(np.median(np.diff(times)))) if len(times) > 1 else 1
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -97,12 +106,14 @@ def read(recording: Path, configuration: Path, stream: str | None, time_column: 
     )
     given = {one.name: one for one in settings.streams if isinstance(one, SensorSettings)}
     found = [Recorded(name, given[of], list(samples)) for name, (of, samples) in sorted(listener.heard.items())]
-    kept = [one for one in found if one.split >= _least_split(one.settings)]
+    kept = [one for one in found if one.split >= _least_split(one.settings, one.stride)]
     if not kept:
         most = max((len(one.samples) for one in found), default=0)
+        strides = [(one, 1 if one.stride is Steps.AUTO else one.stride) for one in given.values()]
+        wanted = max(_readings(*each) for each in [*strides, *((one.settings, one.stride) for one in found)])
         raise FinetuneError(
-            f"{recording}: expected a stream of at least {max(map(_readings, given.values()))} readings (an hour of "
-            f"one a second has 3600), found {most} at most; record for longer"
+            f"{recording}: expected a stream of at least {wanted} readings (an hour of one a second has 3600), found "
+            f"{most} at most; record for longer"
         )
     total = np.cumsum([len(one.samples) for one in kept])
     return kept[: max(1, int(np.searchsorted(total, MOST_READINGS, side="right")))]
@@ -129,14 +140,14 @@ def _undecided(settings: Configuration) -> Configuration:
     return msgspec.structs.replace(settings, streams=streams)
 
 
-def _least_split(settings: SensorSettings) -> int:
+def _least_split(settings: SensorSettings, stride: int) -> int:
     """Return how many readings the tuning part needs: for examples, and for the detector's warm-up."""
-    warm_up = min(settings.reference.warm_up * settings.stride, RING_ROWS) + 2 * LENGTH
+    warm_up = min(settings.reference.warm_up * stride, RING_ROWS) + 2 * LENGTH
     return max(warm_up, LEAST_ROWS + LENGTH)
 
 
-def _readings(settings: SensorSettings) -> int:
-    return int(_least_split(settings) / (1.0 - HELD_OUT)) + 1
+def _readings(settings: SensorSettings, stride: int) -> int:
+    return int(_least_split(settings, stride) / (1.0 - HELD_OUT)) + 1
 
 
 def channels_of(streams: list[Recorded]) -> list[Channel]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.core.alerting import AlertSettings, Direction, FrozenPolicy
 from agent.core.bank import combined
+from agent.core.pace import Steps
 from agent.core.preprocess import RobustScale
 from agent.core.reference import ReferenceSettings
 from agent.core.scoring import SCORERS, ScoreMethod, ScoreSettings
@@ -88,6 +90,59 @@ def test_the_warm_up_of_a_wide_stream_is_embedded_in_pieces():
 def test_a_stride_decides_less_often():
     every, fourth = make(), make(stride=4)
     assert len(feed(every, normal(1400))) > 3 * len(feed(fourth, normal(1400))) > 0
+
+
+@pytest.mark.parametrize(("rate", "steps"), [(1, 1), (20, 1), (50, 3), (100, 5)])
+@pytest.mark.parametrize("given", [None, 7])
+def test_the_steps_between_decisions_are_settled_once_by_the_period(rate, steps, given):
+    kind = {"grid": GridSettings()} if given is None else {"stride": given}
+    stream, steps = make(**kind), given or steps
+    samples = [Sample(one.at / rate, one.values) for one in normal(1400)]
+    assert feed(stream, samples[:100]) == []
+    assert stream.stride == steps
+    assert stream.learning_left == 150 * steps + 33 - 100
+    found = feed(stream, samples[100:])
+    assert {round((later.at - one.at) * rate) for one, later in pairwise(found)} == {steps}
+    assert stream.guard == -(-32 // steps)
+    slower = [Sample(samples[-1].at + 10 * one.at / rate, one.values) for one in normal(200, start=1)]
+    found = feed(stream, slower)
+    assert {round((later.at - one.at) * rate / 10) for one, later in pairwise(found[1:])} == {steps}
+    assert stream.budget.rate == pytest.approx(stream.budget.budget.rate_per_decision(10 * steps / rate), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stride", "told", "period_s", "settled"),
+    [
+        (5, {"settled": 5}, 1.0, 5),  # of a sender that has become slower
+        (1, {}, 0.01, 1),  # of before anything was settled
+        (1, {"settled": None}, 0.01, 5),
+        (5, {}, 0.01, 5),
+        (4, {}, 0.01, 5),
+        (4, {}, None, 1),
+        (4, {}, -0.01, 1),
+    ],
+)
+def test_steps_go_on_as_they_were_settled_or_as_the_period_asks(stride, told, period_s, settled):
+    state = {"grid": {"period_s": period_s}, **told}
+    auto, fixed = make(), make(stride=7)
+    for one in (auto, fixed):
+        one.resume(stride, state)
+    assert (auto.stride, fixed.stride) == (settled, 7)
+
+
+def test_a_snapshot_tells_the_steps_only_where_they_are_not_plain():
+    samples = [Sample(one.at / 100, one.values) for one in normal(900)]
+    told = {}
+    for kind in (Steps.AUTO, 1, 5):
+        stream = make(stride=kind)
+        feed(stream, samples)
+        told[kind] = stream.snapshot().get("settled", "nothing")
+        again = make(stride=kind)
+        again.restore(stream.snapshot())
+        assert again.stride == stream.stride
+    assert told == {Steps.AUTO: 5, 1: None, 5: "nothing"}
+    with pytest.raises(ValueError, match="34"):
+        make().restore({"settled": 34})
 
 
 def test_a_gap_must_be_filled_before_the_next_decision():

@@ -58,11 +58,12 @@ def saved_and_added(stream, samples, cuts):
         {},
         {"encoded": True},
         {"encoded": True, "stride": 3},
+        {"encoded": True, "rate": 60},
         {"mode": Mode.FROZEN},
         {"mode": Mode.HOLD},
         {"season_s": 100.0},
     ],
-    ids=["plain", "encoded", "stride", "frozen", "hold", "season"],
+    ids=["plain", "encoded", "stride", "fast", "frozen", "hold", "season"],
 )
 @settings(max_examples=2)
 @given(
@@ -70,12 +71,15 @@ def saved_and_added(stream, samples, cuts):
     seed=st.integers(0, 3),
 )
 def test_a_stream_goes_on_as_if_it_had_never_stopped(kind, cuts, seed):
-    if kind.get("stride") == 3:
-        cuts = [min(one + 330, 870 + place) for place, one in enumerate(cuts)]
-    samples = readings(seed)
+    kind = dict(kind)
+    rate = kind.pop("rate", 1)
+    samples = [Sample(one.at / rate, one.values) for one in readings(seed)]
     stream = Lone(**kind)
+    if kind.get("stride") == 3 or rate > 1:
+        cuts = [min(one + 330, 870 + place) for place, one in enumerate(cuts)]
     saved, additions, _ = saved_and_added(stream, samples, cuts)
     again = rebuilt(saved, additions, **kind)
+    assert again.stride == stream.stride == (3 if rate > 1 else kind.get("stride", 1))
     expected = stream.snapshot()
     found = again.snapshot()
     for view, reference in enumerate(expected["learnt"]["references"]):

@@ -26,7 +26,7 @@ def fed(values, stride=1, lanes=1):
     made = frozen(lanes)
     padded = np.concatenate([np.full(SPAN, np.nan), values]).astype(np.float32)
     for end in range(SPAN + stride, len(padded) + 1, stride):
-        made.follow(ONE, padded[None, end - SPAN : end], stride)
+        made.follow(ONE, padded[None, end - SPAN : end], np.array([stride]))
     return made
 
 
@@ -52,13 +52,29 @@ def test_runs_are_those_that_groupby_finds(values, stride):
     assert (made.ended[0] == wanted).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3, 12]), st.integers(0, 1 << 16)), min_size=2, max_size=4))
+def test_lanes_of_any_strides_are_followed_together_as_each_is_alone(kinds):
+    """At the end of each 12 rows all are followed with rows of their own."""
+    series = [np.random.default_rng(seed).integers(0, 3, 72).astype(np.float32) for _, seed in kinds]
+    strides = np.array([stride for stride, _ in kinds])
+    together, alone = frozen(len(kinds)), [frozen() for _ in kinds]
+    for end in range(SPAN, 73, 12):
+        tails = np.stack([one[end - SPAN : end] for one in series])
+        together.follow(np.arange(len(kinds)), tails, strides)
+        for lane, one in enumerate(alone):
+            one.follow(ONE, tails[lane : lane + 1], strides[lane : lane + 1])
+    assert together.run.tolist() == [one.run[0] for one in alone]
+    assert (together.ended == np.concatenate([one.ended for one in alone])).all()
+
+
 def test_a_value_that_always_changes_and_then_stops_becomes_ever_rarer():
     rng = np.random.default_rng(1)
     made = fed(rng.normal(size=300))
     tail = np.full((1, SPAN), 7.0, np.float32)
     seen = []
     for _ in range(200):
-        made.follow(ONE, tail, 1)
+        made.follow(ONE, tail, np.array([1]))
         seen.append(float(made.p_values(ONE)[0]))
     assert seen[: MIN_RUN - 2] == [1.0] * (MIN_RUN - 2)
     assert all(later <= earlier for earlier, later in itertools.pairwise(seen))
@@ -82,7 +98,7 @@ def test_a_channel_that_hardly_ever_changed_is_never_frozen():
 def test_old_runs_count_less_in_the_end():
     made = frozen()
     made.ended[0, 0] = 8192
-    made.follow(ONE, np.array([[1.0, 2.0, 3.0]], np.float32), 2)
+    made.follow(ONE, np.array([[1.0, 2.0, 3.0]], np.float32), np.array([2]))
     assert made.ended[0].sum() < 4200
 
 
