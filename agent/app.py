@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from contextlib import closing
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast
@@ -129,12 +130,14 @@ def make_restore(store: Store, use_former: Callable[[Stream, object], bool] | No
             store.set_aside(stream.name, OUTDATED)
             return
         additions = store.additions(stream.name)
-        if additions:
-            if _taken(lambda: stream.restore(saved["detector"], additions), stream.name, "its journal"):
-                return
+        first = next(additions, None)
+        taken = first is not None and _taken(
+            lambda: stream.restore(saved["detector"], chain([first], additions)), stream.name, "its journal"
+        )
+        if first is not None and not taken:
             stream.begin_anew()
             stream.prepare(signature, saved["detector"])
-        if not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
+        if not taken and not _taken(lambda: stream.restore(saved["detector"], []), stream.name, "its snapshot"):
             stream.begin_anew()
             store.set_aside(stream.name, "of another content than its checksum promises")
         elif isinstance(stream, PictureStream):

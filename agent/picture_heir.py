@@ -170,12 +170,15 @@ class PictureHeir:
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that was learnt so far."""
-        return {
-            "tiles": self.sight.snapshot(),
-            "budget": self.budget.snapshot(),
-            "decisions": self.decisions,
-            "calm": self.calm,
-        }
+        return {**self._counted(), "tiles": self.sight.snapshot()}
+
+    def _counted(self) -> dict[str, Any]:
+        return {"budget": self.budget.snapshot(), "decisions": self.decisions, "calm": self.calm}
+
+    def addition(self) -> dict[str, Any] | None:
+        """Return what is new since all was on disk; None: only a whole snapshot tells of it."""
+        tiles = self.sight.addition()
+        return None if tiles is None else {**self._counted(), "tiles": tiles}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from a snapshot that one with the same encoder has made. `self` must be new."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from agent.adapters.pictures import PictureDecoder
 from agent.core.bank import combined
-from agent.core.picture_health import PictureHealth
+from agent.core.picture_health import PictureHealth, extend
+from agent.core.picture_past import PicturePast
 from agent.core.pictures import PictureDetector
 from agent.core.types import F32, U8, Frame, StreamPhase
 from agent.core.workspace import Workspace
@@ -40,6 +41,23 @@ class Seen(msgspec.Struct, frozen=True):
 
     frames: list[Frame]
     outputs: list[list[F32]]
+
+
+class SightPast:
+    """A snapshot of a sight and what was added to it, put together."""
+
+    def __init__(self, saved: list[dict[str, Any]], settings: ImageSettings) -> None:
+        self._tiles = [(PicturePast(one["detector"], settings.reference), dict(one["health"])) for one in saved]
+
+    def add(self, added: list[dict[str, Any]]) -> None:
+        """Take the next addition."""
+        for (detector, health), one in zip(self._tiles, added, strict=True):
+            detector.add(one["detector"])
+            extend(health, one["health"])
+
+    def state(self) -> list[dict[str, Any]]:
+        """Return the snapshot to go on from."""
+        return [{"detector": detector.state(), "health": health} for detector, health in self._tiles]
 
 
 class PictureSight:
@@ -158,6 +176,22 @@ class PictureSight:
             {"detector": detector.snapshot(), "health": health.snapshot()}
             for detector, health in zip(self.detectors, self.health, strict=True)
         ]
+
+    def addition(self) -> list[dict[str, Any]] | None:
+        """Return what is new since all was on disk, tile by tile; None: only a whole snapshot tells of it."""
+        made = []
+        for detector, health in zip(self.detectors, self.health, strict=True):
+            added = detector.addition(len(self.detectors))
+            if added is None:
+                return None
+            made.append({"detector": added, "health": health.addition()})
+        return made
+
+    def saved(self) -> None:
+        """Know that all of it is on disk, from where `addition` goes on."""
+        for detector, health in zip(self.detectors, self.health, strict=True):
+            detector.saved()
+            health.saved()
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
         """Go on from a snapshot."""

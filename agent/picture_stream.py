@@ -13,10 +13,12 @@ from agent.core.picture_health import PictureFault
 from agent.core.types import Mode
 from agent.kept_pictures import KeptPictures
 from agent.picture_heir import PictureHeir, Shown
-from agent.picture_sight import Looked, PictureSight
+from agent.picture_sight import Looked, PictureSight, SightPast
 from agent.stream import Stream, tag_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.config import ImageSettings
     from agent.core.types import F32, Frame
     from agent.core.workspace import Workspace
@@ -39,7 +41,7 @@ _STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its 
 class PictureStream(Stream):
     """One concrete topic that carries pictures."""
 
-    has_journal = False
+    in_pieces = True
     settings: ImageSettings
     assessment: Looked | None
     encoder: PictureEncoder
@@ -73,6 +75,7 @@ class PictureStream(Stream):
         self._older = 0
         self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
         self._configured = False
+        self._on_disk: tuple[PictureHeir | None, bytes | None] | None = None  # of which heir and heatmap
 
     def too_soon(self, now: float) -> bool:
         """Tell whether a picture that arrives now comes before the next one is wanted."""
@@ -248,7 +251,7 @@ class PictureStream(Stream):
             self.kept.clear()
         self._budget, self._configured = heir.budget, True
         self._see_with(heir.sight)
-        self._whole = None  # what is on disk is of the old one
+        self.unsaved()  # what is on disk is of the old one
 
     def disown(self) -> None:
         """Let the heir go, if there is one."""
@@ -262,10 +265,6 @@ class PictureStream(Stream):
         self.sight.begin_anew()
         self._begin()
 
-    def saved_whole(self, size: int, now: float) -> None:
-        """Know that a whole snapshot was written; pictures that are kept share what may be written each day."""
-        super().saved_whole(size + self.kept.written_bytes, now)
-
     def follow(self, old: Stream, *, kept: bool) -> None:
         """Go on in the place of `old`; `kept`: with all that it had learnt, and the pictures that it kept."""
         super().follow(old, kept=kept)
@@ -276,12 +275,17 @@ class PictureStream(Stream):
         """Return all that was learnt."""
         return {
             "tiles": self.sight.snapshot(),
+            **self._counted(),
+            "heatmap": self.heatmap,
+            "heir": self._heir_so_far(),
+        }
+
+    def _counted(self) -> dict[str, Any]:
+        return {
             "budget": self._budget.snapshot(),
             "configured_s": self._interval_known(),
             "clock": [self._first_at, self._last_at, self._pictures],
             "odd": [list(one) for one in self._odd],
-            "heatmap": self.heatmap,
-            "heir": self._heir_so_far(),
         }
 
     def _heir_so_far(self) -> dict[str, Any] | None:
@@ -292,15 +296,35 @@ class PictureStream(Stream):
         return (self.interval_s or 1.0) if self._configured else None
 
     def addition(self) -> dict[str, Any] | None:
-        """Return None: what is new of pictures is most of what there is."""
-        return None
+        """Return what was learnt since the stream was last saved; None where a whole snapshot is to be written."""
+        if self._on_disk is None or self.heir is not self._on_disk[0]:
+            return None
+        tiles, heir = self.sight.addition(), None if self.heir is None else self.heir.addition()
+        if tiles is None or (heir is None) is not (self.heir is None):
+            return None
+        heatmap = {} if self.heatmap is self._on_disk[1] else {"heatmap": self.heatmap}
+        return {**self._counted(), **heatmap, "tiles": tiles, "heir": heir, "heir_waits": self._saved_heir is not None}
 
     def saved(self) -> None:
-        """Know that all that was learnt is on disk: nothing follows from it."""
+        """Know that all that was learnt is on disk, or will be soon."""
+        self._on_disk = self.heir, self.heatmap
+        self.sight.saved()
+        if self.heir is not None:
+            self.heir.sight.saved()
 
-    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
-        """Go on from a snapshot; there are no additions to one of pictures."""
-        del additions
+    def unsaved(self) -> None:
+        """Know that it is not."""
+        super().unsaved()
+        self._on_disk = None
+
+    def whole_due(self, now: float) -> bool:
+        """Tell that it is: `addition` finds that seldom, and never because there was too much to tell."""
+        del now
+        return True
+
+    def restore(self, saved: dict[str, Any], additions: Iterable[dict[str, Any]]) -> None:
+        """Go on from a snapshot and what was added to it."""
+        saved = self._put_together(saved, additions)
         self.sight.restore(saved["tiles"])
         self._budget.restore(saved["budget"])
         if saved["configured_s"] is not None:
@@ -310,6 +334,23 @@ class PictureStream(Stream):
         self._odd.extend((at, score) for at, score in saved["odd"])
         self.heatmap = saved["heatmap"]
         self._saved_heir = saved.get("heir")
+
+    def _put_together(self, saved: dict[str, Any], additions: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """Return what a snapshot and additions to it come to, as one snapshot; one at a time, for they may be large."""
+        whole, sight, heir = dict(saved), SightPast(saved["tiles"], self.settings), None
+        for one in additions:
+            sight.add(one["tiles"])
+            whole.update({name: part for name, part in one.items() if name not in ("tiles", "heir", "heir_waits")})
+            if one["heir"] is not None:
+                heir = heir or SightPast(saved["heir"]["tiles"], self.settings)
+                heir.add(one["heir"]["tiles"])
+                whole["heir"] = {**saved["heir"], **one["heir"]}
+            elif not one["heir_waits"]:
+                heir = whole["heir"] = None
+        whole["tiles"] = sight.state()
+        if heir is not None:
+            whole["heir"]["tiles"] = heir.state()
+        return whole
 
     def holds(self, alert: str) -> bool:
         """Tell whether an alert's pictures are still kept, so that it can be accepted."""

@@ -36,9 +36,9 @@ def save_all(store: Store, pipeline: Pipeline, *, whole: bool = True, now: float
     for stream in streams:
         if whole:
             save(store, stream, now)
-            finish(pictures_due(store, stream, now, at_once=True))
-        elif add(store, stream, now):
-            finish(pictures_due(store, stream, now))
+        else:
+            add(store, stream, now)
+        finish(pictures_due(store, stream, now, at_once=whole))
 
 
 def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
@@ -53,16 +53,13 @@ def save_alerts(store: Store, streams: Iterable[Stream]) -> None:
         store.commit(rows, [])
 
 
-def add(store: Store, stream: Stream, now: float) -> bool:
-    """Add what a stream has learnt to its snapshot; where that cannot be, write a whole one, if it is due: tell so."""
+def add(store: Store, stream: Stream, now: float) -> None:
+    """Add what a stream has learnt to its snapshot; where that cannot be, write a whole one, if it is due."""
     addition = stream.addition()
     if addition is not None and store.append(stream.name, addition):
         stream.saved()
-        return False
-    due = addition is not None or stream.whole_due(now)
-    if due:
+    elif addition is not None or stream.whole_due(now):
         _save_whole(store, stream, now)
-    return due
 
 
 def save(store: Store, stream: Stream, now: float | None = None) -> None:
@@ -134,7 +131,8 @@ class Saver:
         self._left: deque[str] = deque()  # streams of this round, whose alert states are yet to be written
         self._ready: deque[str] = deque()  # whose alert states are written
         self._stream: Stream | None = None  # of which the next two are
-        self._large: tuple[object, Iterator[int]] | None = None  # a snapshot that is being written; what it knows
+        # What is being written in pieces; what it knows, if it is a whole snapshot.
+        self._large: tuple[object | None, Iterator[int]] | None = None
         self._pictures: Iterator[None] | None = None  # being written, behind that
         self._running = self._topics_due = False
         self._begun_at = self.saved_at = monotonic()
@@ -148,10 +146,10 @@ class Saver:
 
     def begin(self) -> None:
         """Begin a round now."""
+        self.end()
         self._running = self._topics_due = True
         self._begun_at, self._busy_s = monotonic(), 0.0
         self._left, self._ready = deque(self._pipeline.streams), deque()
-        self._stream = self._large = self._pictures = None
 
     def advance(self) -> bool:
         """Go on with a round for a moment, if there is one; tell whether there is more to do at once."""
@@ -172,12 +170,29 @@ class Saver:
 
     def end(self) -> None:
         """Give the round up, if there is one."""
-        self._running, self._stream, self._large, self._pictures = False, None, None, None
+        self._running = False
+        self._let_go()
 
-    def _go_on(self, stream: Stream, known: object, pieces: Iterator[int]) -> None:
-        """Go on with a large snapshot, which is of when it was begun: what has no journal needs to know no more."""
+    def _let_go(self) -> None:
+        """Give up what is being written of a stream."""
+        if self._stream is not None and self._large:
+            self._stream.unsaved()
+        self._stream = self._large = self._pictures = None
+
+    def _begin_large(self, stream: Stream) -> None:
+        """Begin with what is new of a stream, or with a whole snapshot; what it learns meanwhile is not in it."""
+        addition, known = stream.addition(), None
+        pieces = None if addition is None else self._store.append_in_pieces(stream.name, addition)
+        if pieces is None:
+            if addition is None and not stream.whole_due(monotonic()):
+                return
+            known, pieces = _known(stream), self._store.save_in_pieces(stream.name, content_of(stream))
+        self._stream, self._large = stream, (known, pieces)
+        stream.saved()
+
+    def _go_on(self, stream: Stream, known: object | None, pieces: Iterator[int]) -> None:
         size = next(pieces, None)
-        if size and _known(stream) == known:  # else one is due that knows that learning is over, or of the new encoder
+        if size and known is not None and _known(stream) == known:  # else it is no more what a snapshot has to know
             stream.saved_whole(size, monotonic())
         elif size is None:
             self._large, self._pictures = None, pictures_due(self._store, stream, monotonic())
@@ -190,7 +205,7 @@ class Saver:
             self._topics_due = False
         if self._stream is not None and streams.get(self._stream.name) is not self._stream:
             self._ready.append(self._stream.name)  # what took its place, if anything did
-            self._stream = self._large = self._pictures = None
+            self._let_go()
         while self._left or self._ready or self._large or self._pictures:
             if self._stream is not None and self._large:
                 self._go_on(self._stream, *self._large)
@@ -207,9 +222,8 @@ class Saver:
                     self._ready.append(name)
             else:
                 stream = streams.get(self._ready[0])
-                if stream is not None and not stream.has_journal and stream.whole_due(monotonic()):
-                    self._stream = stream
-                    self._large = _known(stream), self._store.save_in_pieces(stream.name, content_of(stream))
+                if stream is not None and stream.in_pieces:
+                    self._begin_large(stream)
                 elif stream is not None:
                     add(self._store, stream, monotonic())
                 self._ready.popleft()

@@ -22,6 +22,8 @@ from agent.core.views import plain
 from agent.intake import MessageIntake, ReportIntake, make_intake
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.adapters.payload.sparkplug import Reading
     from agent.config import SensorSettings, StreamSettings
     from agent.core.bank import DetectorBank, WarmUpPart
@@ -91,7 +93,7 @@ class Stream(ABC):
     def signature_with(self, encoder: Any) -> dict[str, Any]:
         """Return what a snapshot must agree with that was made with this version of the encoder."""
 
-    has_journal = True  # what was learnt can be added to a snapshot, as a rule
+    in_pieces = False  # what is written of it is large, and made between messages a little at a time
 
     @property
     @abstractmethod
@@ -139,7 +141,7 @@ class Stream(ABC):
         """Settle what the stream settles by itself as a snapshot has it, before its signature is compared."""
 
     @abstractmethod
-    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Any], additions: Iterable[dict[str, Any]]) -> None:
         """Go on from a snapshot and what was added to it."""
 
     @abstractmethod
@@ -148,18 +150,18 @@ class Stream(ABC):
 
     @abstractmethod
     def saved(self) -> None:
-        """Know that all that was learnt is on disk."""
+        """Know that all that was learnt is on disk, or will be soon: `unsaved` says where it comes to nothing."""
 
     def saved_whole(self, size: int, now: float) -> None:
         """Know that a whole snapshot of so many bytes was written. `now`: a monotonic clock."""
         self._whole = now, size, self.learnt
 
     def unsaved(self) -> None:
-        """Know that a change of what was learnt could not be written: a whole snapshot is due."""
+        """Know that what was learnt could not be written: a whole snapshot is due."""
         self._whole = None
 
     def whole_due(self, now: float) -> bool:
-        """Tell whether a whole snapshot is due where nothing can be added to one: large ones are written seldom.
+        """Tell whether a whole snapshot is due where `addition` has none: large ones are written seldom.
 
         One is when learning is over, whatever its size. `now`: a monotonic clock.
         """
@@ -443,8 +445,9 @@ class SensorStream(Stream):
         if isinstance(signature, dict) and isinstance(state, dict):
             self.detector.resume(signature.get("stride"), state)
 
-    def restore(self, saved: dict[str, Any], additions: list[dict[str, Any]]) -> None:
+    def restore(self, saved: dict[str, Any], additions: Iterable[dict[str, Any]]) -> None:
         """Go on from a snapshot and what was added to it."""
+        additions = list(additions)
         if additions:
             for part in self.bank.rebuild(self.detector, saved, additions):
                 part.embedding = embedded(part, self.encoder)
@@ -461,6 +464,11 @@ class SensorStream(Stream):
     def saved(self) -> None:
         """Know that all that was learnt is on disk."""
         self.detector.saved()
+
+    def unsaved(self) -> None:
+        """Know that it is not."""
+        super().unsaved()
+        self.detector.diary.end()
 
     def whole_due(self, now: float) -> bool:
         """Tell the same; while it learns, a stream has little, and it is written whenever there is more."""

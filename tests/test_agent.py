@@ -438,6 +438,40 @@ def test_an_odd_picture_is_told_with_a_heatmap_that_the_broker_keeps(mosquitto, 
     wait_until(lambda: late.received[-1][1] == b"")  # no longer configured: cleared
 
 
+def test_after_a_kill_a_camera_knows_the_change_of_a_moment_before(mosquitto, make_process, make_peer):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto, more=GATE)
+    process.config.write_text(process.config.read_text().replace("agent: {", "agent: {snapshot_interval: 1s, "))
+    process.start().ready()
+    decided, fill = (f'redshank_{one}{{stream="gate/yard"}}' for one in ("windows_encoded_total", "reference_size"))
+    sent = 0
+
+    def see(change, enough):
+        nonlocal sent
+        while not enough() and sent < 500:
+            peer.publish("cameras/yard", encoded(scene(sent, change)))
+            sent += 1
+            time.sleep(0.05)
+
+    def saved(suffix):
+        return [one.stat().st_mtime for one in (process.state / "streams").glob(f"*{suffix}")]
+
+    see(None, lambda: process.metric(decided))
+    wait_until(lambda: saved(".journal"), 20)
+    see(lorry, lambda: [one["event"] for one in alerts(peer)] == ["raised", "cleared"])
+    see(lorry, lambda: sent % 40 == 0)
+    learnt = time.time()
+    wait_until(lambda: max(saved(".journal") + saved(".snapshot")) > learnt, 20)
+    whole, before = saved(".snapshot"), process.metric(fill)
+    assert whole[0] < learnt
+    process.popen.kill()
+    process.popen.communicate()
+    process.start().ready()
+    assert process.metric(fill) == before
+    see(lorry, lambda: (process.metric(decided) or 0.0) >= 30.0)
+    assert len(alerts(peer)) == 2
+
+
 COMMANDS = "commands: {enabled: true, reply_topic_prefix: ops/answers}"
 
 

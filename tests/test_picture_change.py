@@ -230,6 +230,55 @@ def test_a_restart_in_the_middle_goes_on_with_the_heir(make, versions, tmp_path)
         assert scores[0] == scores[1]
 
 
+@pytest.mark.parametrize("killed", [125, 180])  # while the heir learns, and while it decides
+def test_after_a_kill_in_the_middle_the_heir_goes_on_from_the_journal(make, versions, tmp_path, killed):
+    with closing(Store(tmp_path / "state")) as store:
+        first = make()
+        first.pipeline.change_encoder(NAME, versions[1])
+        Played(first, range(LEARNT, killed - 20))
+        save_all(store, first.pipeline, whole=False)
+        for begin in (killed - 20, killed - 10):
+            Played(first, range(begin, begin + 10))
+            save_all(store, first.pipeline, whole=False)
+        found, added = store.load("gate/yard"), list(store.additions("gate/yard"))
+        assert len(added) == 2
+        second = Camera(tmp_path, encoders={NAME: versions[1]})
+        second.now = first.now
+
+        def restore(stream):
+            second.pipeline.use(stream, versions[0])
+            stream.restore(found["detector"], added)
+
+        second.pipeline.restore = restore
+        second.pipeline.stream_of(TOPIC)
+        advanced(second)
+        played = [Played(camera, range(killed, 290)) for camera in (first, second)]
+        assert played[0].switched == played[1].switched != {}
+        scores = [[one.assessment.score for o in each.outcomes for one in o.decided] for each in played]
+        assert scores[0] == scores[1]
+
+
+def test_an_heir_that_waits_for_its_encoder_stays_until_an_addition_says_that_it_went(make, versions, tmp_path):
+    first = make()
+    first.pipeline.change_encoder(NAME, versions[1])
+    Played(first, range(LEARNT, 90))
+    saved = first.stream.snapshot()
+
+    def resumed(additions):
+        camera = Camera(tmp_path, encoders={NAME: versions[0]})
+        camera.pipeline.restore = lambda stream: stream.restore(saved, additions)
+        camera.pipeline.stream_of(TOPIC)
+        return camera.stream
+
+    stream = resumed([])
+    stream.saved()
+    additions = [stream.addition()]
+    assert resumed(additions).snapshot()["heir"] == stream.snapshot()["heir"] is not None
+    stream.disown()
+    additions.append(stream.addition())
+    assert resumed(additions).snapshot()["heir"] is None
+
+
 def test_an_heir_that_cannot_be_taken_up_again_begins_anew(make, versions, tmp_path, caplog):
     stream = make().stream
     saved = {**stream.snapshot(), "heir": {"signature": stream.signature_with(versions[1]), "tiles": [{}]}}
@@ -421,6 +470,21 @@ def test_kept_pictures_are_there_after_a_restart(make, versions, tmp_path):
         again.pipeline.change_encoder(NAME, versions[1])
         advanced(again)
         assert again.stream.heir.sight.learnt
+
+
+def test_kept_pictures_are_written_beside_a_journal_and_are_there_after_a_kill(make, versions, tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = make(KEEP, store=store)
+        newest = []
+        for now in (0.0, 600.0, DAY_S):
+            save_all(store, camera.pipeline, whole=False, now=now)
+            newest.append(store.load_pictures("gate/yard")[-1][0])
+            Played(camera, range(int(camera.now - BEGUN), int(camera.now - BEGUN) + 5))
+        assert newest == [BEGUN + LEARNT, BEGUN + LEARNT, BEGUN + LEARNT + 10]  # seldom, for they are large
+        assert len(list(store.additions("gate/yard"))) == 2
+        again = Camera(tmp_path, KEEP, store=store, encoders={NAME: versions[0]})
+        again.pipeline.stream_of(TOPIC)
+        assert again.stream.kept.snapshot() == store.load_pictures("gate/yard")
 
 
 def test_what_is_forgotten_is_gone_from_the_disk_with_the_next_snapshot(make, tmp_path):

@@ -28,7 +28,6 @@ from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.replay import replay
 from agent.saving import save_all
-from agent.stream import WHOLE_BYTES_A_DAY
 from tests.scenes import encoded, encoder, lorry, scene
 
 BEGUN = 1_700_000_000.0
@@ -302,26 +301,137 @@ def test_a_restart_changes_nothing(tmp_path):
     store.close()
 
 
-def test_snapshots_of_pictures_are_written_when_they_have_learnt_and_then_seldom(tmp_path):
+def test_what_pictures_taught_is_added_to_a_snapshot_that_is_whole_when_they_have_learnt(tmp_path):
     with closing(Store(tmp_path / "state")) as store:
         camera = Camera(tmp_path, store=store)
-        camera.see(range(3))
-        written = []
+        wholes, additions = [], []
 
-        def save(now, **how):
-            before = store.bytes_written
-            save_all(store, camera.pipeline, now=now, **how)
-            written.append(store.bytes_written - before)
+        def save(seeds, **how):
+            camera.see(seeds)
+            before = store.load("gate/yard")
+            save_all(store, camera.pipeline, **{"whole": False, **how})
+            wholes.append(repr(store.load("gate/yard")) != repr(before))
+            additions.append(len(list(store.additions("gate/yard"))))
 
-        save(0.0, whole=False)
-        camera.see(range(3, LEARNT))
-        save(1.0, whole=False)
-        size = written[-1]
-        due = 1.0 + 86400 * size / WHOLE_BYTES_A_DAY
-        for now in (2.0, due - 1.0, due, due + 1.0):
-            save(now, whole=False)
-        save(due + 2.0)  # a clean stop
-        assert [one > 0 for one in written] == [True, True, False, False, True, False, True]
+        save(range(3))
+        save(range(3, 30))
+        save(range(30, LEARNT))
+        save(range(LEARNT, LEARNT + 5))
+        save(range(LEARNT + 5, LEARNT + 30))
+        save([], whole=True)  # a clean stop
+        assert wholes == [True, False, True, False, False, True]
+        assert additions == [0, 1, 0, 1, 2, 0]
+
+
+def killed(tmp_path, store, camera, more=""):
+    """Return a camera that goes on from what is on disk."""
+    made = Camera(tmp_path, more, store=store)
+    made.now = camera.now
+    made.pipeline.stream_of(TOPIC)
+    return made
+
+
+def scores_of(outcomes):
+    return [one.assessment.score for outcome in outcomes for one in outcome.decided]
+
+
+@pytest.mark.parametrize("begun", [10, LEARNT])  # in the middle of learning, and behind it
+@pytest.mark.parametrize("more", ["", "    tiles: [2, 1]"])
+def test_after_a_kill_a_slow_camera_scores_as_if_nothing_had_been(tmp_path, begun, more):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, more, store=store)
+        camera.see(range(begun))
+        save_all(store, camera.pipeline, whole=False)
+        for first in (begun, begun + 10):
+            camera.see(range(first, first + 9))
+            camera.see([first], lorry if begun == LEARNT else None)
+            save_all(store, camera.pipeline, whole=False)
+        assert len(list(store.additions("gate/yard"))) == 2
+        again = killed(tmp_path, store, camera, more)
+        assert again.stream.phase is camera.stream.phase
+        assert again.stream.heatmap == camera.stream.heatmap
+        assert again.stream.details() == camera.stream.details()
+        scores = [scores_of(one.see(range(600, 640))) for one in (camera, again)]
+        assert scores[0] == scores[1] != []
+        assert again.stream.budget.threshold == camera.stream.budget.threshold
+        assert again.stream.budget.decisions == camera.stream.budget.decisions
+
+
+def slowly(i):
+    """Return the light of a picture in a long series."""
+    return 1.0 - 0.3 * np.sin(i / 120)
+
+
+def test_after_a_kill_a_fast_camera_knows_what_it_has_learnt_since_the_last_whole_snapshot(tmp_path, monkeypatch):
+    monkeypatch.setattr("agent.core.picture_memory.MOST_TOLD", 12)
+    monkeypatch.setattr("agent.core.picture_memory.EXAMPLES_TOLD", 150)
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store)
+        camera.see(range(100))
+        save_all(store, camera.pipeline, whole=False)
+        told_of = []
+        for i in range(100, 360):
+            told_of += told(camera.see([i], lorry if i >= 180 else None, light=slowly(i)))
+            if i % 40 == 39:
+                save_all(store, camera.pipeline, whole=False)
+        assert [one["event"] for one in told_of] == ["raised", "cleared"]
+        assert len(list(store.additions("gate/yard"))) == 7
+        again = killed(tmp_path, store, camera)
+        assert again.stream.budget.threshold == camera.stream.budget.threshold
+        live, held = (set(dict(one.stream.sight.detectors[0].memory.held())) for one in (camera, again))
+        assert max(held) == max(live)
+        assert len(held & live) < 50
+        seen = [[one.see([i], lorry, light=slowly(i))[0] for i in range(360, 420)] for one in (camera, again)]
+        assert told(seen[0]) == told(seen[1]) == []
+        scores = [scores_of(one) for one in seen]
+        assert np.mean(scores[1]) == pytest.approx(np.mean(scores[0]), abs=0.3)
+        assert again.stream.budget.threshold == pytest.approx(camera.stream.budget.threshold, abs=0.2)
+        (alert,) = told(again.see([420], lambda pen: pen.rectangle((20, 20, 90, 90), fill=(0, 255, 0))))
+        assert alert["event"] == "raised"
+
+
+def test_after_a_kill_what_was_accepted_can_be_forgotten_and_what_was_refused_accepted(tmp_path):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store)
+        camera.see(range(LEARNT))
+        save_all(store, camera.pipeline, whole=False)
+        (raised,) = told(camera.see([500], lorry))
+        camera.see(range(501, 510))
+        save_all(store, camera.pipeline, whole=False)
+        again = killed(tmp_path, store, camera)
+        assert again.ask(command="accept", alert=raised["id"])[0]["windows"] == 1
+        save_all(store, again.pipeline, whole=False)  # a whole one: something was changed by hand
+        again.see(range(510, 520))
+        save_all(store, again.pipeline, whole=False)
+        last = killed(tmp_path, store, again)
+        assert last.ask(command="forget", alert=raised["id"])[0]["windows"] == 1
+        assert last.stream.forget_span(last.now - 9.5, last.now) == 10
+
+
+def test_a_journal_of_pictures_that_is_damaged_is_used_as_far_as_it_goes(tmp_path, caplog):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store)
+        camera.see(range(LEARNT))
+        fills = []
+        for first in (100, 110, 120):
+            save_all(store, camera.pipeline, whole=False)
+            fills.append(camera.stream.reference_fill)
+            camera.see(range(first, first + 10))
+        (journal,) = (tmp_path / "state" / "streams").glob("*.journal")
+        content = journal.read_bytes()
+        for damaged, fill in (
+            (content[:-1000], fills[1]),
+            (content[: len(content) // 3], fills[0]),
+            (content, fills[2]),
+        ):
+            journal.write_bytes(damaged)
+            assert killed(tmp_path, store, camera).stream.reference_fill == fill
+        assert caplog.text.count("the end of its journal is damaged") == 2
+        additions = list(store.additions("gate/yard"))
+        del additions[1]["tiles"]
+        store.additions = lambda _: iter(additions)
+        assert killed(tmp_path, store, camera).stream.reference_fill == fills[0]
+        assert "cannot go on from its journal" in caplog.text
 
 
 def test_a_snapshot_of_another_region_is_set_aside(tmp_path):

@@ -345,7 +345,7 @@ def test_after_a_kill_a_stream_goes_on_from_what_was_last_added_to_its_snapshot(
             feed(first, range(begin, begin + 200), lambda i: {"a": 4.0} if i > 1000 else {})
             save_all(store, first, whole=False)
         (name,) = first.streams
-        assert len(store.additions(name)) == 3
+        assert len(list(store.additions(name))) == 3
         second = make(TIMED, store=store, by=encoder)
         second.resume(store.topics(), BEGUN, 0.0)
         one, other = (each.process([message(i, quiet(i)) for i in range(1100, 1300)]) for each in (first, second))

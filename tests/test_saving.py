@@ -97,7 +97,7 @@ def test_slices_write_what_one_go_would(tmp_path, monkeypatch):
         with closing(Store(tmp_path / name)) as store:
             again = Desk(tmp_path, store, restore=True).pipeline
             again.resume(store.topics(), BEGUN, 0.0)
-            assert len(store.additions("pump/0")) == 2
+            assert len(list(store.additions("pump/0"))) == 2
             states.append([(one.stream, one.kind, one.state) for one in store.alerts()])
             states.append([repr(stream.snapshot()) for stream in again.streams.values()])
     assert states[0] == states[2]
@@ -190,7 +190,7 @@ def test_a_disk_that_refuses_ends_the_round(tmp_path):
 
 def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "SLICE_S", 0.0)
-    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr(SensorStream, "in_pieces", True)
     monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 2000)
     with closing(Store(tmp_path / "state")) as store, closing(Store(tmp_path / "once")) as once:
         desk = Desk(tmp_path, store)
@@ -202,7 +202,7 @@ def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(
         save_all(once, desk.pipeline)
         assert repr(store.load("pump/0")) == repr(once.load("pump/0"))
         assert not stream.whole_due(0.0)
-        monkeypatch.setattr(stream, "whole_due", lambda _: True)
+        stream.unsaved()
         desk.saver.begin()
         for _ in range(turns // 2):
             assert desk.saver.advance()
@@ -214,11 +214,76 @@ def test_a_large_snapshot_is_written_in_pieces_unless_a_newer_one_was_meanwhile(
         assert newer != repr(once.load("pump/0"))
 
 
+def added(desk):
+    return list(desk.store.additions("pump/0"))
+
+
+def test_a_large_addition_is_written_in_pieces_and_what_is_learnt_meanwhile_is_in_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(SensorStream, "in_pieces", True)
+    monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 500)
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(250), range(1))
+        desk.saver.begin()
+        desk.finish()
+        for first in (250, 270):
+            desk.feed(range(first, first + 10), range(1))
+            desk.saver.begin()
+            for _ in range(4):
+                assert desk.saver.advance()
+            desk.feed(range(first + 10, first + 20), range(1))
+            assert desk.finish() > 4
+        assert [len(one["decisions"]["row_steps"]) for one in added(desk)] == [10, 20]
+        desk.saver.begin()
+        desk.finish()
+        again = Desk(tmp_path, store, restore=True).pipeline
+        again.resume(store.topics(), BEGUN, 0.0)
+        assert again.streams["pump/0"].budget.decisions == desk.pipeline.streams["pump/0"].budget.decisions > 0
+
+
+def test_a_large_addition_gives_way_to_a_newer_snapshot_and_one_that_fails_is_made_up_for_by_a_whole_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(saving, "SLICE_S", 0.0)
+    monkeypatch.setattr(SensorStream, "in_pieces", True)
+    with closing(Store(tmp_path / "state")) as store:
+        desk = Desk(tmp_path, store)
+        desk.feed(range(250), range(1))
+        save_all(store, desk.pipeline)
+        (stream,) = desk.pipeline.streams.values()
+
+        def begin(first):
+            desk.feed(range(first, first + 10), range(1))
+            desk.saver.begin()
+            for _ in range(3):
+                assert desk.saver.advance()
+
+        begin(250)
+        save(store, stream)
+        desk.finish()
+        assert added(desk) == []
+        begin(260)
+        assert store.append("pump/0", {"newer": True})
+        desk.finish()
+        assert added(desk) == [{"newer": True}]
+        begin(270)
+        folder = tmp_path / "state" / "streams"
+        folder.rename(tmp_path / "elsewhere")
+        desk.finish()
+        (tmp_path / "elsewhere").rename(folder)
+        before = store.load("pump/0")["detector"]["budget"]["decisions"]
+        begin(280)
+        desk.finish()
+        assert store.load("pump/0")["detector"]["budget"]["decisions"] == before + 30
+        assert added(desk) == []
+
+
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    """Return a desk whose only stream has learnt, and has no journal; its snapshot is being written."""
+    """Return a desk whose only stream has learnt, and is written in pieces; its snapshot is being written."""
     monkeypatch.setattr(saving, "SLICE_S", 0.0)
-    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr(SensorStream, "in_pieces", True)
     monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 2000)
     with closing(Store(tmp_path / "state")) as store:
         desk = Desk(tmp_path, store)
@@ -263,7 +328,7 @@ def test_a_large_snapshot_of_a_former_version_of_the_encoder_is_followed_by_one_
 
 def test_a_large_snapshot_that_does_not_know_that_learning_is_over_is_followed_by_one_that_does(tmp_path, monkeypatch):
     monkeypatch.setattr(saving, "SLICE_S", 0.0)
-    monkeypatch.setattr(SensorStream, "has_journal", False)
+    monkeypatch.setattr(SensorStream, "in_pieces", True)
     monkeypatch.setattr("agent.adapters.store._PIECE_BYTES", 100)
     with closing(Store(tmp_path / "state")) as store:
         desk = Desk(tmp_path, store)

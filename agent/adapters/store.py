@@ -42,6 +42,7 @@ _HALF_WRITTEN: Final = ".pictures-new"
 _PART_BYTES: Final = 200_000  # of pictures, written at once: a slow SD card takes 10 MB each second
 _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
+_JOURNAL_LEVEL: Final = 6
 _PIECE_BYTES: Final = 1 << 18  # that are compressed at once: 5 ms
 _ARRAY: Final = 1
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -320,15 +321,14 @@ class Store:
         return self._in_pieces(stream, snapshot, self._written.get(stream))
 
     def _in_pieces(self, stream: str, snapshot: dict[str, Any], before: Written | None) -> Iterator[int]:
-        packed = memoryview(msgspec.msgpack.encode(snapshot, enc_hook=_encode))
-        packer, parts = zlib.compressobj(_LEVEL), []
-        for first in range(0, len(packed), _PIECE_BYTES):
-            parts.append(packer.compress(packed[first : first + _PIECE_BYTES]))
+        parts = []
+        for part in _compressed(snapshot, _LEVEL):
+            parts.append(part)
             yield 0
         if self._written.get(stream) is not before:
             yield 0
             return
-        body = b"".join([*parts, packer.flush()])
+        body = b"".join(parts)
         checksum = _checksum(body)
         content = _MAGIC + checksum + body
         self.bytes_written += len(content)
@@ -342,10 +342,34 @@ class Store:
 
         False where a new snapshot is wanted instead: there is none of this run, or its journal is long.
         """
+        pieces = self.append_in_pieces(stream, addition)
+        if pieces is None:
+            return False
+        for _ in pieces:
+            pass
+        return True
+
+    def append_in_pieces(self, stream: str, addition: dict[str, Any]) -> Iterator[int] | None:
+        """Do what `append` does, and yield 0 between two pieces of that work; at last the size, bytes.
+
+        It is 0 too where something newer of this stream was written since this was asked for. None is False there.
+        """
         written = self._written.get(stream)
         if written is None or written.journal_bytes > JOURNAL_FACTOR * _in_pages(written.snapshot_bytes):
-            return False
-        body = zlib.compress(msgspec.msgpack.encode(addition, enc_hook=_encode))
+            return None
+        return self._added_in_pieces(stream, addition, written, written.journal_bytes)
+
+    def _added_in_pieces(
+        self, stream: str, addition: dict[str, Any], written: Written, journal_bytes: int
+    ) -> Iterator[int]:
+        parts = []
+        for part in _compressed(addition, _JOURNAL_LEVEL):
+            parts.append(part)
+            yield 0
+        if self._written.get(stream) is not written or written.journal_bytes != journal_bytes:
+            yield 0
+            return
+        body = b"".join(parts)
         end = (written.journal_bytes or _JOURNAL_HEAD) + _FRAME_HEAD + len(body)
         body += bytes(_in_pages(end) - end)
         content = _frame(body)
@@ -361,7 +385,7 @@ class Store:
             sync_names(self._journal(stream).parent)
         written.journal_bytes += len(content)
         self.bytes_written += len(content)
-        return True
+        yield len(content)
 
     def load(self, stream: str) -> dict[str, Any] | None:
         """Return a stream's snapshot or None. A corrupt one is set aside and said so; the stream starts cold."""
@@ -376,26 +400,28 @@ class Store:
             self.set_aside(stream, str(error))
         return None
 
-    def additions(self, stream: str) -> list[dict[str, Any]]:
-        """Return what was added to a stream's snapshot, in order. What a kill left half written is left out."""
+    def additions(self, stream: str) -> Iterator[dict[str, Any]]:
+        """Yield what was added to a stream's snapshot, in order, one at a time: together they may be large.
+
+        What a kill left half written is left out.
+        """
         try:
-            checksum = self._path(stream).read_bytes()[len(_MAGIC) : len(_MAGIC) + 4]
-            content = self._journal(stream).read_bytes()
+            with self._path(stream).open("rb") as file:
+                checksum = file.read(len(_MAGIC) + 4)[len(_MAGIC) :]
+            with self._journal(stream).open("rb") as file:
+                if file.read(_JOURNAL_HEAD) != _JOURNAL_MAGIC + checksum:
+                    return
+                for body in _frames(file):
+                    if body is None:
+                        logger.warning(
+                            "stream %s: the end of its journal is damaged; it goes on from before that", stream
+                        )
+                        return
+                    yield _unpacked(body)
+        except SnapshotError as error:
+            logger.warning("stream %s: its journal is %s; it goes on from before that", stream, error)
         except OSError:
-            return []
-        if content[:_JOURNAL_HEAD] != _JOURNAL_MAGIC + checksum:
-            return []
-        found = []
-        for body in _frames(content, _JOURNAL_HEAD):
-            if body is None:
-                logger.warning("stream %s: the end of its journal is damaged; it goes on from before that", stream)
-                break
-            try:
-                found.append(_unpacked(body))
-            except SnapshotError as error:
-                logger.warning("stream %s: its journal is %s; it goes on from before that", stream, error)
-                break
-        return found
+            return
 
     def write_pictures(self, stream: str, pictures: Iterable[tuple[float, list[bytes]]]) -> Generator[int]:
         """Write a stream's packed pictures, a little at a time: yield how many bytes each part has, once it is on disk.
@@ -432,18 +458,17 @@ class Store:
 
     def load_pictures(self, stream: str) -> list[tuple[float, list[bytes]]]:
         """Return a stream's packed pictures, by time, a file for each tile; those before damage, where there is any."""
+        found: list[tuple[float, list[bytes]]] = []
         try:
-            content = self._pictures(stream).read_bytes()
+            with self._pictures(stream).open("rb") as file:
+                begun = file.read(len(_PICTURES_MAGIC))
+                damaged = not begun
+                for body in _frames(file) if begun == _PICTURES_MAGIC else ():
+                    found.append(msgspec.msgpack.decode(body or b"", type=tuple[float, list[bytes]]))  # noqa: PERF401
         except OSError:
             return []
-        found: list[tuple[float, list[bytes]]] = []
-        damaged = not content
-        for body in _frames(content, len(_PICTURES_MAGIC)) if content.startswith(_PICTURES_MAGIC) else ():
-            try:
-                found.append(msgspec.msgpack.decode(body or b"", type=tuple[float, list[bytes]]))
-            except (ValueError, RecursionError):
-                damaged = True
-                break
+        except (ValueError, RecursionError):
+            damaged = True
         if damaged:
             logger.warning("stream %s: the pictures that it kept are damaged; %d are left", stream, len(found))
         return found
@@ -592,16 +617,26 @@ def _frame(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + _checksum(body) + body
 
 
-def _frames(content: bytes, place: int) -> Iterator[bytes | None]:
-    """Yield what each frame from a place on holds; None for one that is damaged, behind which nothing can be told."""
-    while place < len(content):
-        end = place + _FRAME_HEAD + int.from_bytes(content[place : place + 4], "big")
-        body = content[place + _FRAME_HEAD : end]
-        if _checksum(body) != content[place + 4 : place + _FRAME_HEAD]:
+def _frames(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield what each frame from here on holds; None for one that is damaged, behind which nothing can be told."""
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    while head := file.read(_FRAME_HEAD):
+        left -= len(head)
+        body = file.read(min(left, int.from_bytes(head[:4], "big")))  # what is damaged may claim anything
+        left -= len(body)
+        if _checksum(body) != head[4:]:
             yield None
             return
         yield body
-        place = end
+
+
+def _compressed(content: dict[str, Any], level: int) -> Iterator[bytes]:
+    """Yield a snapshot or an addition to one, packed and compressed, a piece at a time."""
+    packed = memoryview(msgspec.msgpack.encode(content, enc_hook=_encode))
+    packer = zlib.compressobj(level)
+    for first in range(0, len(packed), _PIECE_BYTES):
+        yield packer.compress(packed[first : first + _PIECE_BYTES])
+    yield packer.flush()
 
 
 def _checksum(body: bytes) -> bytes:

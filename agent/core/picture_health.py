@@ -74,6 +74,7 @@ class PictureHealth:
         self._first: U8 | None = None  # of the run, every fourth pixel
         self.run = 0  # pictures that are the same, with the last one
         self.longest = 0  # such run that ended
+        self._on_disk = 0  # of what was seen
 
     @property
     def frozen_at(self) -> int:
@@ -157,6 +158,24 @@ class PictureHealth:
         """Take it up again."""
         self._seen, self._limits = [Looks(*one) for one in state["seen"]], None
         self._first, self.run, self.longest = state["first"], state["run"], state["longest"]
+
+    def saved(self) -> None:
+        """Know that all of it is on disk, from where `addition` goes on."""
+        self._on_disk = len(self._seen)
+
+    def addition(self) -> dict[str, Any]:
+        """Return what is new since it was on disk, for `extend`. Of a run of one picture that picture is left out."""
+        return {
+            "seen": [list(msgspec.structs.astuple(one)) for one in self._seen[self._on_disk :]],
+            "first": self._first if self.run > 1 else None,
+            "run": self.run if self.run > 1 else 0,
+            "longest": self.longest,
+        }
+
+
+def extend(state: dict[str, Any], added: dict[str, Any]) -> None:
+    """Take an addition into a snapshot, whose parts are replaced."""
+    state.update({**added, "seen": [*state["seen"], *added["seen"]]})
 
 
 def moments(values: F32, workspace: Workspace) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from agent.core.bank import TooFewLeftError
-from agent.core.picture_patches import PatchBank, strangeness
+from agent.core.picture_patches import PatchBank, evenly, shortened, strangeness
 from agent.core.picture_pool import MIN_PICTURES, Gaussian, GaussianBuild, fields
 from agent.core.picture_reference import MOST_ODD, REFUSE_P, Picture, PictureRing, ScoreScale
 from agent.core.types import F32, F64, I64, Bools
@@ -21,6 +21,9 @@ REFIT_SHARE: Final = 0.5  # of the pictures that the last fit had
 REFIT_AT_MOST: Final = 400  # pictures
 LEAST_REFIT: Final = 16
 RARE_REFIT: Final = 10  # that were let in although rare: the scene has changed
+MOST_TOLD: Final = 100  # new pictures that an addition to a snapshot tells of; tiles of one picture share that
+MOST_EXACT: Final = 20  # of which it tells to the bit
+EXAMPLES_TOLD: Final = 2400
 _LEAST_DISTANCE: Final = 1e-6
 
 
@@ -35,6 +38,8 @@ class PictureMemory:
         self._build: GaussianBuild | None = None
         self._waiting: list[Picture] = []
         self._since_fit = [0, 0]  # pictures let in, and how many of these were rare
+        self._fitted: I64 | None = None  # the numbers of the pictures that the fit was made of, if that is known
+        self._on_disk: tuple[I64, I64 | None] = np.zeros(0, np.int64), None  # pictures' numbers, and of which fit
 
     @property
     def count(self) -> int:
@@ -117,6 +122,7 @@ class PictureMemory:
         if done is None:
             return
         self.fit, left_out = done
+        self._fitted = self.ring.numbers[: len(left_out)].copy()
         self.ring.pool_scores[: len(left_out)] = log_scores(left_out)
         self._build, self._scale = None, None
         self._gather()
@@ -129,7 +135,7 @@ class PictureMemory:
 
     def _refit(self) -> None:
         """Bring the fit up to date at once, after the reference was changed by hand."""
-        self.fit, self._build, self._scale, self._since_fit = None, None, None, [0, 0]
+        self.fit, self._build, self._scale, self._since_fit, self._fitted = None, None, None, [0, 0], None
         if self.ring.count >= MIN_PICTURES:
             self._switch(GaussianBuild(self.ring.rows).finish())
 
@@ -195,8 +201,14 @@ class PictureMemory:
             "bank": self.bank.snapshot(),
             "ring": self.ring.snapshot(),
             "fit": fields(self.fit),
-            "build": None if self._build is None else [len(self._build.rows), self._build.steps],
             "waiting": [one.packed() for one in self._waiting],
+            **self._progress(),
+        }
+
+    def _progress(self) -> dict[str, Any]:
+        build = self._build
+        return {
+            "build": None if build is None else [len(build.rows), build.steps],
             "since_fit": list(self._since_fit),
         }
 
@@ -213,6 +225,51 @@ class PictureMemory:
                 self._build.step()
         self._waiting = [Picture.unpacked(one) for one in state["waiting"]]
         self._since_fit = list(state["since_fit"])
+        self._fitted = None
+
+    def saved(self) -> None:
+        """Know that all of it is on disk, from where `addition` goes on."""
+        self.bank.saved()
+        self._on_disk = self._numbers(), self._fitted
+
+    def _numbers(self) -> I64:
+        """Return the numbers of all pictures, int64 [count], in the order in which they leave."""
+        waiting = np.array([one.number for one in self._waiting], np.int64)
+        return np.concatenate([self.ring.numbers[self.ring.order()], waiting])
+
+    def addition(self, tiles: int = 1) -> dict[str, Any]:
+        """Return what is new since it was on disk, for `PicturePast`; nothing must have been changed by hand since.
+
+        Of many new pictures some are told of, evenly spread, with the newest, and not to the last digit: each of so
+        many `tiles` has its share. Of a fit it is told which pictures it was made of.
+        """
+        known, fitted = self._on_disk
+        ring, waiting = self.ring, self._waiting
+        places, numbers = ring.order(), self._numbers()
+        new = np.flatnonzero(~np.isin(numbers, known))
+        exact = len(new) <= max(1, MOST_EXACT // tiles)
+        new = new[evenly(len(new), max(1, MOST_TOLD // tiles))]
+        entered = places[new[new < len(places)]]
+        yet = [waiting[place] for place in new[new >= len(places)] - len(places)]
+        scores = np.array([[one.patch_score, one.pool_score] for one in yet], np.float32).reshape(-1, 2)
+        pooled = np.concatenate([ring.pooled[entered], *(one.pooled[None] for one in yet)])
+        return {
+            "bank": self.bank.addition(max(1, EXAMPLES_TOLD // tiles), exact=exact),
+            "pooled": pooled if exact else shortened(pooled),
+            "patch_scores": np.concatenate([ring.patch_scores[entered], scores[:, 0]]),
+            "pool_scores": np.concatenate([ring.pool_scores[entered], scores[:, 1]]),
+            "times": np.concatenate([ring.times[entered], [one.at for one in yet]]),
+            "numbers": numbers[new],
+            "marks": np.concatenate([ring.marks[entered], np.array([one.mark for one in yet], np.uint8)]),
+            "ring": {
+                "numbers": ring.numbers[: ring.count].copy(),
+                "pool_scores": ring.pool_scores[: ring.count].copy(),
+                "head": ring.head,
+            },
+            "waiting": numbers[len(places) :],
+            "fitted": None if self._fitted is fitted else self._fitted,
+            **self._progress(),
+        }
 
 
 def log_scores(squared: F64) -> F32:

@@ -16,11 +16,15 @@ from agent.core.types import F32, F64, I64, Bools
 from agent.core.workspace import Workspace
 
 DIM: Final = 64  # of a whitened patch
+EXAMPLES_EACH: Final = 8  # kept for each picture of the reference, on average
 STRANGEST: Final = 5  # patches whose mean distance is a picture's
 LEAST_DISTANCE: Final = 0.1  # whitened patches of usual pictures lie 1 to 10 apart
 RIDGE: Final = 0.01  # of the mean eigenvalue
 RADIUS_GAIN: Final = 0.02  # of the radius's logarithm, for each picture that is learnt
 _LARGEST: Final = 60000.0  # what half precision holds
+_COARSE: Final = 0.35  # of the radius: vectors told in such units are a tenth of it from where they were
+_LEVELS: Final = 31  # of numbers that are told in short, on either side of their mean
+_LEAST_UNIT: Final = 1e-30
 
 
 class Position(StrEnum):
@@ -104,11 +108,12 @@ class PatchBank:
         self.marks: npt.NDArray[np.uint8] = np.zeros(size, np.uint8)
         self.filled = 0  # places from here on were never used
         self.log_radius = 0.0
+        self._on_disk: tuple[I64, I64] | None = None  # `born` and `seen` of the places that were filled
 
     @property
     def bytes(self) -> int:
         """Return what it takes."""
-        return sum(getattr(self, name).nbytes for name in self._ARRAYS)
+        return sum(getattr(self, name).nbytes for name in self._ARRAYS) + self.born.nbytes + self.seen.nbytes
 
     @property
     def count(self) -> int:
@@ -189,6 +194,87 @@ class PatchBank:
         vectors = self.vectors[: self.filled]
         empty = self.seen[: self.filled] < 0
         self.squares[: self.filled] = np.where(empty, np.inf, np.square(vectors).sum(axis=1))
+
+    def saved(self) -> None:
+        """Know that all of it is on disk, from where `addition` goes on."""
+        self._on_disk = self.born[: self.filled].copy(), self.seen[: self.filled].copy()
+
+    def addition(self, most: int, *, exact: bool) -> dict[str, Any]:
+        """Return what is new since it was on disk, for `extend`. It must not have lost any by hand since then.
+
+        Unless it is to be `exact`, of at most so many new examples, evenly spread, and not to the last digit.
+        """
+        assert self._on_disk is not None
+        born, seen = self.born[: self.filled], self.seen[: self.filled]
+        before = np.full((2, self.filled), -1, np.int64)
+        before[:, : len(self._on_disk[0])] = self._on_disk
+        new = np.flatnonzero(born != before[0])
+        new = new[np.argsort(born[new], kind="stable")]
+        again = np.flatnonzero((born == before[0]) & (seen != before[1]))
+        added: dict[str, Any] = {"filled": self.filled, "log_radius": self.log_radius}
+        if exact:
+            added["vectors"] = self.vectors[new].astype(np.float16)
+        else:
+            new = new[evenly(len(new), most)]
+            least = _COARSE * float(np.exp(self.log_radius)) / np.sqrt(self.vectors.shape[1])
+            added["vectors"], added["units"] = in_units(self.vectors[new], 127, least)
+        for name in ("cells", "born", "times", "marks"):
+            added[name] = getattr(self, name)[new]
+        places = np.concatenate([new, again])
+        return {**added, "new": len(new), "places": places, "seen": seen[places]}
+
+
+def extend(state: dict[str, Any], added: dict[str, Any]) -> None:
+    """Take an `addition` to a bank into its snapshot, whose arrays are replaced.
+
+    A place whose new example was left out keeps the one that it had, if it had any.
+    """
+    size = added["filled"]
+    for name, empty in (("vectors", 0), ("cells", 0), ("born", -1), ("seen", -1), ("times", 0), ("marks", 0)):
+        held = state[name]
+        state[name] = np.full((size, *held.shape[1:]), empty, held.dtype)
+        state[name][: len(held)] = held
+    places = added["places"]
+    new = places[: added["new"]]
+    vectors = added["vectors"]
+    state["vectors"][new] = of_units(vectors, added["units"]).astype(np.float16) if "units" in added else vectors
+    for name in ("cells", "born", "times", "marks"):
+        state[name][new] = added[name]
+    state["seen"][places] = added["seen"]
+    state["log_radius"] = added["log_radius"]
+
+
+def evenly(count: int, most: int) -> I64:
+    """Return at most so many of `count` places, ascending and evenly spread; the last is always among them."""
+    if count <= most:
+        return np.arange(count)
+    return np.asarray(count - 1 - np.arange(most)[::-1] * count // most)
+
+
+def in_units(rows: F32, levels: int, least: float) -> list[Any]:
+    """Return rows, float32 [n, dim], as multiples of a unit, int8, and each row's unit, float32 [n, 1].
+
+    The largest number is so many units, at most 127, or less where the unit would be smaller than the least.
+    """
+    units = np.maximum(np.abs(rows).max(axis=1, keepdims=True, initial=0.0) / np.float32(levels), np.float32(least))
+    return [np.rint(rows / units).astype(np.int8), units]
+
+
+def of_units(multiples: npt.NDArray[np.int8], units: F32) -> F32:
+    """Return what `in_units` was given, about, float32 [n, dim]."""
+    return np.asarray(multiples * units, np.float32)
+
+
+def shortened(rows: F32) -> list[Any]:
+    """Return rows, float32 [n, dim], in about a fifth of the size, for `lengthened`."""
+    middle = rows.mean(axis=0)
+    return [middle, *in_units((rows - middle).T, _LEVELS, _LEAST_UNIT)]
+
+
+def lengthened(made: list[Any]) -> F32:
+    """Return the rows that were shortened, about, float32 [n, dim]."""
+    middle, *apart = made
+    return np.asarray(middle + of_units(*apart).T)
 
 
 def first_radius(pictures: list[F32]) -> float:

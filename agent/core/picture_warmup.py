@@ -73,6 +73,10 @@ class PictureWarmUp:
                 distances, _ = self.bank.nearest(self._white(place), self.cells, without=place)
                 self._scores.append(strangeness(distances))
 
+    def pictures(self, first: int) -> F16:
+        """Return the patches of the pictures from one on, float16 [pictures, cells, dim]."""
+        return self._pictures[first : self.count].copy()
+
     def snapshot(self) -> dict[str, Any]:
         """Return what was found so far; the bank is its owner's to keep."""
         whitening = self.whitening

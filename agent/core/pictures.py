@@ -15,7 +15,16 @@ from agent.core.picture_heat import FULL_VOTE, PATCH_WEIGHT, UsualCells, contrib
 from agent.core.picture_light import Light
 from agent.core.picture_memory import PictureMemory
 from agent.core.picture_parts import Layout, shared
-from agent.core.picture_patches import DIM, PatchBank, Position, Whitening, neighbourhood, strangeness
+from agent.core.picture_past import numbered
+from agent.core.picture_patches import (
+    DIM,
+    EXAMPLES_EACH,
+    PatchBank,
+    Position,
+    Whitening,
+    neighbourhood,
+    strangeness,
+)
 from agent.core.picture_pool import pooled, pooled_size
 from agent.core.picture_quarantine import PictureQuarantine
 from agent.core.picture_reference import ESCAPE_FRAMES, REFUSE_P, Picture, PictureGate
@@ -24,7 +33,6 @@ from agent.core.picture_warmup import PictureWarmUp
 from agent.core.types import F32, I64, U8, Bools, Frame, StreamPhase
 from agent.core.workspace import Workspace
 
-EXAMPLES_EACH: Final = 8  # patches kept for each picture of the reference, on average
 MOST_TURNED_AWAY: Final = 12  # pictures; one of them takes a millisecond to learn
 _UNKNOWN: Final = float("nan")
 
@@ -66,6 +74,7 @@ class PictureDetector:
         self._refused: Picture | None = None  # by the last decision
         self._turned_away: deque[Picture] = deque(maxlen=MOST_TURNED_AWAY)  # lately: part of a scene that may stay
         self._number = 0  # of the next picture
+        self._on_disk: tuple[int, set[int]] | None = None  # pictures of the warm-up; numbers of those held apart
 
     @property
     def phase(self) -> StreamPhase:
@@ -109,6 +118,7 @@ class PictureDetector:
         self._refused = None if admitted else picture
         if not admitted:
             self._turned_away.append(picture)
+            self._let_go(picture.number)
         else:
             rare = p_value <= REFUSE_P
             self._usual.learn(maps)
@@ -156,10 +166,15 @@ class PictureDetector:
 
     def _catch_up(self, number: int) -> None:
         """Let in what was turned away while it was not clear that the scene had changed for good."""
+        self._let_go(number)
         while self._turned_away:
             one = self._turned_away.popleft()
-            if number - one.number <= ESCAPE_FRAMES:
-                self.memory.admit(one, self.memory.bank.nearest(one.patches, self.memory.cells), rare=True)
+            self.memory.admit(one, self.memory.bank.nearest(one.patches, self.memory.cells), rare=True)
+
+    def _let_go(self, number: int) -> None:
+        """Forget what was turned away too long before the picture of this number to be part of the same scene."""
+        while self._turned_away and number - self._turned_away[0].number > ESCAPE_FRAMES:
+            self._turned_away.popleft()
 
     def _compare(self, patches: F32) -> tuple[F32, tuple[F32, I64]]:
         """Return patches whitened, float32 [cells, DIM], and the distance to and place of each nearest example."""
@@ -175,14 +190,19 @@ class PictureDetector:
         lit = self.light.usual is not None  # by a detector that was here before
         if not lit:
             self.light.learn(frame.pixels)
-        self.memory.begin(Picture(frame.at, number, features, patches, _UNKNOWN, _UNKNOWN), warm_up.wanted)
-        scores = warm_up.push(frame.at, patches)
-        if scores is None:
-            return
-        self._whitening, self._warm_up = warm_up.whitening, None
-        if not lit:
+        done = self._take_first(warm_up, Picture(frame.at, number, features, patches, _UNKNOWN, _UNKNOWN))
+        if done and not lit:
             self.light.settle()
+
+    def _take_first(self, warm_up: PictureWarmUp, picture: Picture) -> bool:
+        """Let a picture into the warm-up, whose patches are not whitened; tell whether it was the last one."""
+        self.memory.begin(picture, warm_up.wanted)
+        scores = warm_up.push(picture.at, picture.patches)
+        if scores is None:
+            return False
+        self._whitening, self._warm_up, self._on_disk = warm_up.whitening, None, None
         self.memory.settle(scores)
+        return True
 
     def begin_after(self, old: PictureDetector, *, alike: bool) -> None:
         """Begin where another detector is that has another encoder: with its light, and its marks of what was accepted.
@@ -209,6 +229,7 @@ class PictureDetector:
 
     def accept(self, alert: str) -> int:
         """Learn an alert's refused pictures; return how many. The alert must be known and not accepted yet."""
+        self._on_disk = None
         held = self.quarantine.held(alert)
         first, self._number = self._number, self._number + len(held)
         self.memory.accept(held, first, self.quarantine.accept(alert))
@@ -224,6 +245,7 @@ class PictureDetector:
             return 0
         left = self.memory.forget_mark(mark, really=really)
         if really:
+            self._on_disk = None
             self.quarantine.forget(alert)
         return left
 
@@ -232,7 +254,10 @@ class PictureDetector:
 
         Raises TooFewLeftError, and then changes nothing; nor does it where that is not `really` to be done.
         """
-        return self.memory.forget_span(begin, end, really=really)
+        left = self.memory.forget_span(begin, end, really=really)
+        if really:
+            self._on_disk = None
+        return left
 
     def nearest(self, at: float, outputs: list[F32], neighbours: int = 3) -> list[tuple[float, float]]:
         """Return (time, distance) of the reference pictures nearest as a whole, nearest first, in units of spread.
@@ -267,15 +292,51 @@ class PictureDetector:
         return {
             "number": self._number,
             "light": self.light.snapshot(),
-            "quarantine": self.quarantine.snapshot(),
             "gate": self._gate.snapshot(),
             "memory": self.memory.snapshot(),
             "usual": self._usual.snapshot(),
             "warm_up": None if self._warm_up is None else self._warm_up.snapshot(),
             "whitening": None if whitening is None else [whitening.mean, whitening.basis],
+            **self._apart(),
+        }
+
+    def _apart(self) -> dict[str, Any]:
+        """Return the pictures that were not let in, as they are kept."""
+        return {
+            "quarantine": self.quarantine.snapshot(),
             "refused": None if self._refused is None else self._refused.packed(),
             "turned_away": [one.packed() for one in self._turned_away],
         }
+
+    def saved(self) -> None:
+        """Know that all of it is on disk, from where `addition` goes on."""
+        first = 0 if self._warm_up is None else self._warm_up.count
+        self._on_disk = first, set(numbered(self._apart())[0])
+        self.memory.saved()
+
+    def addition(self, tiles: int = 1) -> dict[str, Any] | None:
+        """Return what is new since it was on disk, for `PicturePast`; None: only a whole snapshot tells of it.
+
+        Of one of so many `tiles`; where pictures come fast, some of them are told of, but all of a warm-up.
+        """
+        if self._on_disk is None:
+            return None
+        first, known = self._on_disk
+        held, places = numbered(self._apart())
+        added = {
+            "number": self._number,
+            "light": self.light.snapshot(),
+            "gate": self._gate.snapshot(),
+            "usual": self._usual.addition(),
+            "apart": places,
+            "pictures": [one for number, one in held.items() if number not in known],
+        }
+        if self._warm_up is None:
+            return {**added, "memory": self.memory.addition(tiles)}
+        ring = self.memory.ring
+        new = slice(first, ring.count)
+        each = {name: getattr(ring, name)[new].copy() for name in ("times", "numbers", "pooled")}
+        return {**added, "first": {**each, "patches": self._warm_up.pictures(first)}}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a snapshot that a detector with equal settings, shapes and mask has made. `self` must be new."""
@@ -294,3 +355,8 @@ class PictureDetector:
         self._whitening = None if state["whitening"] is None else Whitening(*state["whitening"])
         self._refused = None if state["refused"] is None else Picture.unpacked(state["refused"])
         self._turned_away.extend(Picture.unpacked(one) for one in state["turned_away"])
+        for one in state.get("first", ()):
+            assert self._warm_up is not None
+            each = zip(one["times"].tolist(), one["numbers"].tolist(), one["pooled"], one["patches"], strict=True)
+            for at, number, features, patches in each:
+                self._take_first(self._warm_up, Picture(at, number, features, patches, _UNKNOWN, _UNKNOWN))

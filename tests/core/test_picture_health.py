@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.core.picture_health import FROZEN_FRAMES, MIN_PICTURES, MOST, PictureFault, PictureHealth
+from agent.core.picture_health import FROZEN_FRAMES, MIN_PICTURES, MOST, PictureFault, PictureHealth, extend
 from agent.core.types import Frame
 
 
@@ -128,3 +128,22 @@ def test_it_goes_on_after_a_restart():
     for pixels in (*[still] * 15, scene(rng), flat(3), smoothed(still)):
         assert one.check(Frame(0.0, pixels)) == other.check(Frame(0.0, pixels))
     assert one.run == other.run == 1
+
+
+@pytest.mark.parametrize("still", [1, 2, 20])
+def test_it_goes_on_from_what_was_added_to_a_snapshot(still):
+    rng = np.random.default_rng(0)
+    one = PictureHealth(40)
+    pictures = [scene(rng) for _ in range(50)] + [scene(rng)] * still
+    state = one.snapshot()
+    for first in range(0, 50 + still, 25):
+        for pixels in pictures[first : first + 25]:
+            one.check(Frame(0.0, pixels))
+        extend(state, one.addition())
+        one.saved()
+    other = PictureHealth(40)
+    other.restore(state)
+    assert (len(state["seen"]), state["first"] is None) == (40, still == 1)
+    for pixels in (*[pictures[-1]] * 15, scene(rng), flat(3), smoothed(pictures[0])):
+        assert one.check(Frame(0.0, pixels)) == other.check(Frame(0.0, pixels))
+    assert abs(one.longest - other.longest) <= (still == 1)  # a run of one picture is not told of
