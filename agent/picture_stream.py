@@ -14,7 +14,7 @@ from agent.core.types import Mode
 from agent.kept_pictures import KeptPictures
 from agent.picture_heir import PictureHeir, Shown
 from agent.picture_sight import Looked, PictureSight, SightPast
-from agent.stream import Stream, tag_of
+from agent.stream import Stream, smoothed, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +35,8 @@ FAULTS: Final = {
     PictureFault.FROZEN: AlertKind.FROZEN,
 }
 _REMEMBERED: Final = 64  # highest scores of the past, to say since when nothing was as odd
+_GAPS: Final = 64  # between pictures, of which the usual one is the mean, about
+_NEARLY: Final = 1.1  # times: by so much that may change, before the budget is told
 _STRAGGLERS: Final = 3  # pictures in a row that are older than the newest: its clock was set back
 
 
@@ -74,7 +76,8 @@ class PictureStream(Stream):
         self._pictures = 0  # taken so far
         self._older = 0
         self._odd: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED)  # time and score, score falling
-        self._configured = False
+        self._gap_s: float | None = None  # the usual time between two
+        self._configured_s: float | None = None  # that the budget reckons with
         self._on_disk: tuple[PictureHeir | None, bytes | None] | None = None  # of which heir and heatmap
 
     def too_soon(self, now: float) -> bool:
@@ -92,6 +95,8 @@ class PictureStream(Stream):
                 raise PayloadRejected(RejectReason.DUPLICATE if at == self._last_at else RejectReason.LATE)
             turned = True
             self._first_at += at - self._last_at
+        elif self._pictures:
+            self._gap_s = smoothed(self._gap_s, at - self._last_at, min(self._pictures, _GAPS))
         self._older = 0
         self._last_at, self._taken_at = at, received_at
         self._first_at = at if self._pictures == 0 else self._first_at
@@ -119,9 +124,10 @@ class PictureStream(Stream):
         found = self.sight.look(frames, outputs)
         if found is None:
             return None
-        if not self._configured:
-            self._configured = True
-            self._budget.configure(self.interval_s or 1.0)
+        interval_s = self.interval_s or 1.0
+        if self._configured_s is None or not 1 / _NEARLY < interval_s / self._configured_s < _NEARLY:
+            self._configured_s = interval_s
+            self._budget.configure(interval_s)
         self.assessment = found
         return found
 
@@ -138,10 +144,8 @@ class PictureStream(Stream):
 
     @property
     def interval_s(self) -> float | None:
-        """Return the mean time between two pictures, None before the second."""
-        if self._pictures < 2:  # noqa: PLR2004  two make an interval
-            return None
-        return max(0.0, self._last_at - self._first_at) / (self._pictures - 1) or None
+        """Return the usual time between two pictures, None before the second. A long pause changes it little."""
+        return self._gap_s
 
     @property
     def budget(self) -> BudgetControl:
@@ -187,7 +191,7 @@ class PictureStream(Stream):
         }
 
     def details(self) -> dict[str, Any]:
-        """Return the tiles, and the mean time between two pictures."""
+        """Return the tiles, and the usual time between two pictures."""
         interval = self.interval_s
         return {"tiles": list(self.sight.decoder.tiles), "interval_s": None if interval is None else round(interval, 3)}
 
@@ -223,7 +227,7 @@ class PictureStream(Stream):
 
     def _new_heir(self, encoder: PictureEncoder) -> PictureHeir:
         sight = PictureSight(self.settings, encoder, self._max_bytes, self._workspace)
-        return PictureHeir(sight, self.sight, self._budget, self._interval_known())
+        return PictureHeir(sight, self.sight, self._budget, self._configured_s)
 
     def show(self, message: InboundMessage, frames: list[Frame], found: Looked | None) -> None:
         """Keep a healthy picture that was just decided on, if that is allowed; have the heir look at it later."""
@@ -249,7 +253,7 @@ class PictureStream(Stream):
         heir.budget.succeed(self._budget)
         if not heir.alike:
             self.kept.clear()
-        self._budget, self._configured = heir.budget, True
+        self._budget, self._configured_s = heir.budget, None
         self._see_with(heir.sight)
         self.unsaved()  # what is on disk is of the old one
 
@@ -283,17 +287,14 @@ class PictureStream(Stream):
     def _counted(self) -> dict[str, Any]:
         return {
             "budget": self._budget.snapshot(),
-            "configured_s": self._interval_known(),
-            "clock": [self._first_at, self._last_at, self._pictures],
+            "configured_s": self._configured_s,
+            "clock": [self._first_at, self._last_at, self._pictures, self._gap_s],
             "odd": [list(one) for one in self._odd],
         }
 
     def _heir_so_far(self) -> dict[str, Any] | None:
         heir = self.heir
         return self._saved_heir if heir is None else {"signature": self.signature_with(heir.encoder), **heir.snapshot()}
-
-    def _interval_known(self) -> float | None:
-        return (self.interval_s or 1.0) if self._configured else None
 
     def addition(self) -> dict[str, Any] | None:
         """Return what was learnt since the stream was last saved; None where a whole snapshot is to be written."""
@@ -327,10 +328,11 @@ class PictureStream(Stream):
         saved = self._put_together(saved, additions)
         self.sight.restore(saved["tiles"])
         self._budget.restore(saved["budget"])
-        if saved["configured_s"] is not None:
-            self._configured = True
-            self._budget.configure(saved["configured_s"])
-        self._first_at, self._last_at, self._pictures = saved["clock"]
+        self._configured_s = saved["configured_s"]
+        if self._configured_s is not None:
+            self._budget.configure(self._configured_s)
+        self._first_at, self._last_at, self._pictures, *gap = saved["clock"]
+        (self._gap_s,) = gap or [self._configured_s]  # not in older ones
         self._odd.extend((at, score) for at, score in saved["odd"])
         self.heatmap = saved["heatmap"]
         self._saved_heir = saved.get("heir")
@@ -366,14 +368,14 @@ class PictureStream(Stream):
         count = self.sight.accept(alert)
         if self.heir is not None:
             self.heir.accept(alert)
-            self.heir.begin_calibration(self._budget, self._interval_known())
+            self.heir.begin_calibration(self._budget, self._configured_s)
         return count
 
     def confirm(self, alert: str) -> bool:
         """Take back what a true alarm counted; tell whether that was to be done. The budget must know the alert."""
         done = super().confirm(alert)
         if self.heir is not None:
-            self.heir.begin_calibration(self._budget, self._interval_known())
+            self.heir.begin_calibration(self._budget, self._configured_s)
         return done
 
     def forget_alert(self, alert: str) -> int:

@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -95,7 +96,7 @@ def replay(
         settings = one_of(configuration, stream, ImageSettings, "a folder of pictures")
         bare = msgspec.structs.replace(settings, format=PictureFormat.RAW, path="", time=None)
         configuration = msgspec.structs.replace(configuration, streams=[bare])
-        outcomes_of = partial(_pictures, settings=bare, folder=recording)
+        outcomes_of = partial(_pictures, settings=bare, folder=recording, until_now=prime)
     elif recording.suffix.lower() == ".csv":
         only = one_of(configuration, stream, SensorSettings, "a CSV file")
         configuration = msgspec.structs.replace(configuration, streams=[only])
@@ -181,10 +182,18 @@ def _rows(
         yield 1, pipeline.process_sample(stream, sample)
 
 
-def _pictures(pipeline: Pipeline, settings: ImageSettings, folder: Path) -> Iterator[tuple[int, Outcome]]:
-    """Process a folder's pictures in the order of their names, `every` or a second apart."""
+def _pictures(
+    pipeline: Pipeline, settings: ImageSettings, folder: Path, *, until_now: bool
+) -> Iterator[tuple[int, Outcome]]:
+    """Process a folder's pictures in the order of their names, `every` or a second apart.
+
+    With `until_now` the last one is of now: what they are learnt as stands beside what comes. Else a replay gives the
+    same each time.
+    """
     interval_s = settings.every_s or 1.0
     topic = pattern_of(settings).example
-    for number, file in enumerate(read_folder(folder)):
-        at = _FOLDER_BEGINS + number * interval_s
+    files = read_folder(folder)
+    begins = time() - (len(files) - 1) * interval_s if until_now else _FOLDER_BEGINS
+    for number, file in enumerate(files):
+        at = begins + number * interval_s
         yield 1, pipeline.process([InboundMessage(topic, file.read_bytes(), at, at)])

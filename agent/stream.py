@@ -39,6 +39,8 @@ WHOLE_BYTES_A_DAY: Final = 25_000_000  # that whole snapshots of one stream may 
 _DAY_S: Final = 86400.0
 OBJECTS_BYTES: Final = 8_000  # about: what a stream takes beside its channels
 _SMOOTH: Final = 16  # messages that the time between two of them is the mean of, about
+_LEAST_S: Final = 1e-6
+_LONGEST: Final = 16  # usual times that one pause counts as, at most
 
 
 class Stream(ABC):
@@ -218,10 +220,7 @@ class Stream(ABC):
     def hear(self, at: float, elapsed_s: float) -> None:
         """Note the arrival of a message: wall-clock time, and a monotonic clock."""
         if self._spoke_s is not None:
-            passed_s, beat_s = elapsed_s - self._spoke_s, self._beat_s
-            if beat_s is not None:  # one long silence changes little
-                passed_s = beat_s + (min(passed_s, _SMOOTH * beat_s) - beat_s) / _SMOOTH
-            self._beat_s = max(passed_s, 1e-6)
+            self._beat_s = smoothed(self._beat_s, elapsed_s - self._spoke_s, _SMOOTH)
         self._spoke_s = self.heard_elapsed_s = elapsed_s
         self.heard_at = at
 
@@ -506,6 +505,13 @@ class SensorStream(Stream):
     def release(self) -> None:
         """Let go what was kept for an alert that is no longer pending or firing."""
         self.detector.quarantine.release()
+
+
+def smoothed(usual_s: float | None, passed_s: float, count: int) -> float:
+    """Return the usual time between two messages, of `count` about, after one more. One long pause changes little."""
+    if usual_s is None:
+        return max(passed_s, _LEAST_S)
+    return max(usual_s + (min(passed_s, _LONGEST * usual_s) - usual_s) / count, _LEAST_S)
 
 
 def embedded(part: WarmUpPart, encoder: Encoder | None) -> F32:

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import time
 from contextlib import closing
 
 import msgspec
@@ -26,6 +27,7 @@ from agent.core.types import StreamPhase
 from agent.errors import BundleError, ConfigurationError
 from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
+from agent.reconfiguration import Fate
 from agent.replay import replay
 from agent.saving import save_all
 from tests.scenes import encoded, encoder, lorry, scene
@@ -41,7 +43,7 @@ streams:
     topic: cameras/+
     kind: image
     reference: {{size: 100, warm_up: 45}}
-    alert: {{false_alarms: 1 per 100000 decisions, cooldown: 0s{alert}}}
+    alert: {{false_alarms: {budget}, cooldown: 0s{alert}}}
 {more}
 """
 
@@ -61,9 +63,9 @@ class Counted(SilentObserver):
 class Camera:
     """A pipeline with one camera, driven in virtual time: a picture a second."""
 
-    def __init__(self, folder, more="", store=None, alert="", encoders=None):
+    def __init__(self, folder, more="", store=None, alert="", encoders=None, budget="1 per 100000 decisions"):
         path = folder / "redshank.yaml"
-        path.write_text(YAML.format(more=more, alert=alert))
+        path.write_text(YAML.format(more=more, alert=alert, budget=budget))
         self.configuration = with_defaults(load_configuration(path))
         self.observer, self.now = Counted(), BEGUN
         restore = make_restore(store) if store is not None else None
@@ -269,7 +271,7 @@ def test_rubbish_is_rejected_and_older_pictures_are_until_the_clock_was_set_back
     sent(4, BEGUN - 4999)
     sent(5, BEGUN - 4998)
     assert camera.observer.reasons == ["malformed", "duplicate", "late"]
-    assert camera.stream.state()["interval_s"] == pytest.approx(2 / 3, abs=1e-3)
+    assert camera.stream.state()["interval_s"] == 1.0  # a clock that is set back is no pause
 
 
 def test_alerts_go_on_after_the_cameras_clock_was_set_back(camera):
@@ -486,6 +488,55 @@ def folder(tmp_path):
         (pictures / f"{number:03}.{kind.lower()}").write_bytes(encoded(scene(number, change), kind))
     (pictures / "notes.txt").write_text("no picture")
     return pictures
+
+
+def promised(camera):
+    """Return how many seconds a decision stands for in the camera's budget."""
+    budget = camera.stream.budget
+    return budget.rate / budget.budget.rate_per_s(1.0)
+
+
+@pytest.mark.parametrize("way", ["restart", "reload"])
+def test_days_without_pictures_do_not_spend_the_budget(tmp_path, way):
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store, budget="1 per week")
+        camera.see(range(LEARNT))
+        assert promised(camera) == pytest.approx(1.0)
+        camera.now += 3 * 86400.0
+        camera.see(range(200, 203))
+        if way == "restart":
+            save_all(store, camera.pipeline)
+            again = Camera(tmp_path, store=store, budget="1 per week")
+            again.now = camera.now
+            again.see(range(203, 204))
+        else:
+            again = camera
+            changed = Camera(tmp_path, budget="1 per week", alert=", severity: critical").configuration
+            done = again.pipeline.reconfigure(changed, again.pipeline.encoders, again.now)
+            assert done.fates == {"gate/yard": Fate.CHANGED}
+        assert 1.0 <= promised(again) < 1.5
+        assert again.stream.state()["interval_s"] == pytest.approx(promised(again), rel=0.1)
+
+
+def test_the_budget_follows_a_camera_that_becomes_slower(tmp_path):
+    camera = Camera(tmp_path, budget="1 per week")
+    camera.see(range(LEARNT))
+    for seed in range(LEARNT, LEARNT + 150):
+        camera.send(encoded(scene(seed)), camera.now + 20.0)
+    assert promised(camera) == pytest.approx(20.0, rel=0.15)
+
+
+def test_what_was_primed_is_of_now(tmp_path, folder):
+    camera = Camera(tmp_path, budget="1 per week")
+    begun = time.time()
+    replay(folder, camera.configuration, state=tmp_path / "state", prime=True)
+    with closing(Store(tmp_path / "state")) as store:
+        camera = Camera(tmp_path, store=store, budget="1 per week")
+        camera.pipeline.resume(store.topics(), begun, 0.0)
+    (stream,) = camera.pipeline.streams.values()
+    times = [at for at, _ in stream.sight.detectors[0].memory.held()]
+    assert begun - 1.0 <= max(times) <= time.time()
+    assert max(times) - min(times) < 200.0
 
 
 def test_a_folder_is_replayed_in_the_order_of_its_names(tmp_path, folder):
