@@ -154,7 +154,7 @@ def test_what_was_settled_goes_on_after_a_restart_and_when_the_sender_becomes_sl
         save_all(store, first)
         feed(first, range(LEARNT, LEARNT + 300), 100)
         save_all(store, first, whole=False)
-        assert len(store.additions("s")) == 1
+        assert len(list(store.additions("s"))) == 1
         second = make(tmp_path, TIMED, store)
         second.resume(store.topics(), BEGUN, 0.0)
         assert (only(second).learnt, only(second).detector.stride) == (True, 5)
