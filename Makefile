@@ -75,7 +75,7 @@ faults: $(STAMP)
 	$(BIN)/python -m tests.faults $(FAULT_ARGS)
 
 soak: $(STAMP)
-	@echo "== weeks of compressed time: memory, files, threads, state, bytes written; about four hours of one core"
+	@echo "== weeks of compressed time: memory, files, threads, state, bytes written; an hour and a half of one core of a fast server"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak
 
 deb:

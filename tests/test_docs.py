@@ -31,6 +31,7 @@ from agent.pipeline import Pipeline
 from agent.publications import LastAlert, announcements_of
 from agent.settings_builder import key_of
 from agent.topic_pattern import TopicPattern
+from converter.cli import parser as converter_parser
 from tests.brokers import Peer, wait_until
 from tests.homes import ENVIRONMENT, entities
 
@@ -127,13 +128,22 @@ def test_every_metric_has_its_row_and_every_row_is_a_metric():
 
 
 def test_every_test_that_is_named_exists():
-    named = [
-        (path.name, file, name)
-        for path in sorted((ROOT / "docs").rglob("*.md"))
-        for file, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text())
-    ]
+    """Named as tests/file.py::test, as tests/file.py, as a test of whichever file, or as what `python -m` runs."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    missing, named = [], 0
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        page = path.read_text()
+        for file, name in re.findall(r"`(tests/[\w/.]+?)(?:::(\w+))?`", page):
+            named += 1
+            if not (ROOT / file).exists() or (name and not re.search(rf"^ *def {name}\(", text(file), re.MULTILINE)):
+                missing.append((path.name, file, name))
+        alone = re.findall(r"`(test_\w+)`", page)
+        missing += [(path.name, name) for name in alone if not re.search(rf"^ *def {name}\(", tests, re.MULTILINE)]
+        for module in re.findall(r"python -m (tests(?:\.\w+)+)", page):
+            place = ROOT / module.replace(".", "/")
+            if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
+                missing.append((path.name, module))
     assert named
-    missing = [one for one in named if not re.search(rf"^ *def {one[2]}\(", text(one[1]), re.MULTILINE)]
     assert missing == []
 
 
@@ -154,11 +164,12 @@ def test_every_link_between_documents_leads_somewhere():
             assert not anchor or anchor in anchors[leads_to], (path.name, target, anchor)
 
 
-def test_every_command_is_in_the_readme():
+@pytest.mark.parametrize(("program", "parser"), [("redshank", parser), ("redshank-convert", converter_parser)])
+def test_every_command_has_its_line(program, parser):
     commands = next(one for one in parser()._actions if isinstance(one, _SubParsersAction)).choices
-    prose = text("README.md") + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+    lines = [one for one in text("docs/commands.md").splitlines() if one.startswith(f"    {program} ")]
     for command in commands:
-        assert re.search(rf"redshank {command}\b|make {command}\b|/ {command}\b", prose), command
+        assert any(re.search(rf"(?:{program}|/|also|,) {command}\b", line) for line in lines), command
 
 
 def test_the_example_configuration_loads():

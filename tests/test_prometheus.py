@@ -53,7 +53,7 @@ def panels():
 
 
 def test_the_example_and_the_rules_are_what_prometheus_takes():
-    assert "23 rules found" in promtool("check", "config", DEPLOY / "prometheus.yml") + promtool(
+    assert "24 rules found" in promtool("check", "config", DEPLOY / "prometheus.yml") + promtool(
         "check", "rules", RULES
     )
 
