@@ -7,7 +7,7 @@ decisions are batched: every operation works on each row alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +42,7 @@ RANGE_WEIGHT: Final = 2.0
 _LANE_OBJECTS_BYTES: Final = 12_000  # about: what hangs on a channel beside its large arrays, and their slack
 _RANGE_MEAN_POINTS: Final = 16
 _EMBEDDED_AGAIN: Final = 512  # windows at once, of what was learnt since the last snapshot
-_WARM_UP_CHANNELS: Final = 16  # embedded at once: windows take 64 times the memory of their readings
+_WARM_UP_WINDOWS: Final = 128  # embedded at once: nothing else has a turn meanwhile
 _LAST_DIGIT: Final = 1.5  # a (nearly) constant channel alarms only beyond so many of its own steps
 _ACCEPTED_SCORES: Final = 8  # at most so many of an accepted alert's windows count in the calibration
 _RANGE_TOLERANCES: Final = (0.03, 0.06)  # for the last value, for the mean of 16; as shares of the all-time range
@@ -316,16 +316,27 @@ class DetectorBank:
             may_alarm &= np.fmax(np.abs(deviation), np.abs(last - centre)) >= least
         return novelty.astype(np.float32), may_alarm
 
-    def warm_up(self, due: WarmUp) -> Iterator[WarmUpPart]:
+    def warm_up(self, due: WarmUp) -> Generator[WarmUpPart]:
         """Learn a warm-up: fill the references and calibrate on it, each window scored without its neighbours.
 
-        Yields windows, a few channels at a time, all with the warm-up's own scale; who embeds them puts float32
-        [windows, dim] into `embedding` before going on. The stream is active when nothing more comes.
+        Yields windows, some of one channel at a time, all with the warm-up's own scale; who embeds them puts float32
+        [windows, dim] into `embedding` before going on. The stream is active when nothing more comes. Other streams may
+        have their turn in between; who closes it instead gives the warm-up up, and the stream learns on.
         """
         detector = due.detector
         rows = detector.grid.rows(RING_ROWS)
-        begun = detector.grid.total_rows - len(rows)
         first, last = lanes = self._allocate(rows.shape[1])
+        try:
+            yield from self._learn_warm_up(due, rows, first, last)
+        except GeneratorExit:
+            self._give_back(lanes)
+            raise
+        detector.begin(lanes)
+
+    def _learn_warm_up(self, due: WarmUp, rows: F32, first: int, last: int) -> Iterator[WarmUpPart]:
+        """Learn a warm-up's rows, float32 [rows, channels], in these lanes; yields as `warm_up` does."""
+        detector = due.detector
+        begun = detector.grid.total_rows - len(rows)
         for index, series in enumerate((rows, _rolling_mean(rows, _RANGE_MEAN_POINTS))):
             unknown = np.full((1, series.shape[1]), np.inf)
             self._low[first:last, index] = np.nanmin(np.vstack([series, unknown]), axis=0)
@@ -343,26 +354,27 @@ class DetectorBank:
             if len(ends) == 0:
                 continue
             times = due.at - (len(rows) - ends) * (detector.grid.period_s or 1.0)
-            for channel in range(0, last - first, _WARM_UP_CHANNELS):
-                some = slice(channel, min(channel + _WARM_UP_CHANNELS, last - first))
-                table = detector.scale.table[some]
-                cut = [windows((view,), points[some, end - view.span : end], table)[0] for end in ends]
-                part = WarmUpPart(view, np.nan_to_num(np.concatenate(cut), copy=False))
-                yield part
-                assert part.embedding is not None
-                queries = self._references[index].quantize(part.embedding).reshape(len(ends), -1, view.dim)
-                guard = -(-view.span // step)
-                for place in range(some.start, some.stop):
-                    good = usable[:, place]
-                    self._learn(
-                        first + place, index, queries[good, place - some.start], times[good], begun + ends[good], guard
-                    )
+            guard = -(-view.span // step)
+            for place, series in enumerate(points):
+                good = usable[:, place]
+                if not good.any():
+                    continue
+                table = detector.scale.table[place : place + 1]
+                embedded = []
+                for start in range(0, int(good.sum()), _WARM_UP_WINDOWS):
+                    some = ends[good][start : start + _WARM_UP_WINDOWS]
+                    tails = series[some[:, None] + np.arange(-view.span, 0)]
+                    part = WarmUpPart(view, windows((view,), tails, np.repeat(table, len(some), axis=0))[0])
+                    yield part
+                    assert part.embedding is not None
+                    embedded.append(part.embedding)
+                queries = self._references[index].quantize(np.concatenate(embedded))
+                self._learn(first + place, index, queries, times[good], begun + ends[good], guard)
         if self.settings.mode is Mode.HOLD:
             detector.joint = self._joint()
             period = detector.grid.period_s or 1.0
             times = due.at - np.arange(len(rows) - 1, -1, -1) * period
             detector.joint.learn(rows, times, detector.scale.table[:, 0, 0, 1].astype(np.float64))
-        detector.begin(lanes)
 
     def _joint(self) -> JointReference:
         return JointReference(self.settings.reference.size, self.settings.score.neighbours)
@@ -795,9 +807,11 @@ class DetectorBank:
 
         The memory of those at the end is given back.
         """
-        if detector.lanes is None:
-            return
-        self._free.append(detector.lanes)
+        if detector.lanes is not None:
+            self._give_back(detector.lanes)
+
+    def _give_back(self, lanes: tuple[int, int]) -> None:
+        self._free.append(lanes)
         while (last := next((span for span in self._free if span[1] == self._lanes), None)) is not None:
             self._free.remove(last)
             self._lanes = last[0]

@@ -81,10 +81,38 @@ def test_the_warm_up_of_a_wide_stream_is_embedded_in_pieces():
     for part in detector.bank.warm_up(due):
         sizes.append(len(part.windows))
         part.embedding = plain(part.windows)
-    assert max(sizes) <= 16 * (detector.warm_up_rows - 32)
+    assert max(sizes) == 128
     assert detector.phase is StreamPhase.ACTIVE
     found = feed(detector, normal(40, names, start=700))
     assert np.isfinite(found[-1].view_scores[0]).all()
+
+
+def test_a_warm_up_that_is_given_up_gives_its_lanes_back():
+    detector, other = (one := make()), make(bank=one.bank)
+    dues = [next(due for sample in normal(190) if (due := one.detector.push(sample)[1])) for one in (detector, other)]
+    parts = detector.bank.warm_up(dues[0])
+    first = next(parts)
+    first.embedding = plain(first.windows)
+    next(parts)
+    parts.close()
+    assert (detector.phase, detector.lanes) == (StreamPhase.LEARNING, None)
+    for part in detector.bank.warm_up(dues[1]):
+        part.embedding = plain(part.windows)
+    assert (other.phase, other.lanes) == (StreamPhase.ACTIVE, (0, 2))
+    feed(detector, normal(40, start=190))
+    assert detector.lanes == (2, 4)
+
+
+@pytest.mark.parametrize("whole", [0, 40])
+def test_a_channel_without_or_with_few_whole_windows_is_learnt_as_far_as_it_goes(whole):
+    detector = make()
+    samples = [
+        Sample(one.at, one.values if i < whole or i % 30 > 15 else {"a": one.values["a"]})
+        for i, one in enumerate(normal(300))
+    ]
+    found = feed(detector, samples)
+    assert detector.phase is StreamPhase.ACTIVE
+    assert found[-1].view_scores.shape == (2, 2)
 
 
 def test_a_stride_decides_less_often():
