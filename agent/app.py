@@ -46,7 +46,7 @@ from agent.stream import SensorStream
 from agent.troubles import Trouble, Troubles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from agent.bundle import Bundle
     from agent.encoder_watch import NewVersion
@@ -66,6 +66,7 @@ _VERSION: Final = version("redshank")
 _LOOK_S: Final = 0.5  # between two looks of the main thread
 _TELL_S: Final = 5.0  # between two lines for systemctl status, where there is no watchdog
 _CARRY_OVER_S: Final = 0.05  # of each turn, for streams that are carried over to another version of their encoder
+_FINISH_S: Final = 5.0  # at the end, for messages that were begun: what is not done then is sent again
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
 
@@ -201,7 +202,7 @@ class Agent(MqttEvents):
         self.backlog = Backlog(self.inbox, self.telemetry)
         self.troubles = Troubles(self.telemetry)
         self._owed = Outcome([], [], [])  # what the disk has yet to take, and the messages that led to it
-        self._unacknowledged: list[InboundMessage] = []
+        self._processed: list[InboundMessage] = []
         self._stopping = threading.Event()
         self._delivered: deque[int] = deque()
         self._handed = self._told_dropped = 0
@@ -471,7 +472,7 @@ class Agent(MqttEvents):
     def _carry_over(self) -> bool:
         """Go on with that until a message waits, or for a moment; tell whether there is more to do at once."""
         until, busy, begun = monotonic() + _CARRY_OVER_S, True, False
-        while busy and monotonic() < until and not (begun and self.inbox):
+        while busy and monotonic() < until and not (begun and self._busy):
             begun = True
             switched, busy = self.pipeline.advance()
             for stream in switched:
@@ -504,19 +505,16 @@ class Agent(MqttEvents):
             if version is not None:
                 self._change_encoder(version)
             self._question.answer(self._status)
-            for taken in self._take():
-                if isinstance(taken, Command):
-                    self._obey(taken)
-                    continue
-                self._unacknowledged += [message for message in taken if message.qos]
-                self._commit(self.pipeline.process(taken))
+            self._commit(self.pipeline.go_on())
+            self._take()
             self._forget_delivered()
             if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
                 self._look_at_clock()
                 if self.disk.mend():
                     self._mended()
-                self._commit(self.pipeline.tick(time(), self.inbox.caught_up_to(now), self._listening_since()))
+                caught_up_to, lines = self.inbox.caught_up_to(now), self.inbox.lines
+                self._commit(self.pipeline.tick(time(), caught_up_to, self._listening_since(), lines))
                 self._make_room()
                 self._send_outbox()
                 self.troubles.note(Trouble.CLIENT_ID, present=self.mqtt.contested)
@@ -526,17 +524,40 @@ class Agent(MqttEvents):
                 self.publications.publish(now, time())
             self.saver.look(self.configuration.agent.snapshot_interval_s)
             saving, carrying = self.saver.advance(), self._carry_over()
-            if not saving and not carrying and not self.inbox:
+            if not saving and not carrying and not self._busy:
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
+        until = monotonic() + _FINISH_S
+        while self.pipeline.busy and monotonic() < until:
+            self._commit(self.pipeline.go_on())
         self._save()
         self._forget_delivered()
 
-    def _take(self) -> list[list[InboundMessage] | Command]:
-        """Return what waits, and count it."""
-        taken = self.inbox.take(BATCH)
-        self.telemetry.messages_received.inc(sum(len(one) for one in taken if isinstance(one, list)))
-        return taken
+    @property
+    def _busy(self) -> bool:
+        """Tell whether messages wait, or one was only begun."""
+        return bool(self.inbox) or self.pipeline.busy
+
+    def _take(self) -> None:
+        """Take what waits, up to a batch, or to a slice of a message of many readings; commands in their place."""
+        waiting = self.inbox.take(BATCH, self.pipeline)
+        commands: deque[Command] = deque()
+
+        def until_command() -> Iterator[InboundMessage]:
+            for one in waiting:
+                if isinstance(one, Command):
+                    commands.append(one)
+                    return
+                count[0] += 1
+                yield one
+
+        while True:
+            count = [0]
+            self._commit(self.pipeline.take(until_command()))
+            self.telemetry.messages_received.inc(count[0])
+            if not commands:
+                return
+            self._obey(commands.popleft())
 
     def _listening_since(self) -> float | None:
         """Return since when the broker is connected and we are awake, None while it is away."""
@@ -553,8 +574,7 @@ class Agent(MqttEvents):
         if answer is not None and not self.mqtt.publish(done.topic, answer, correlation_data=done.correlation_data):
             logger.warning("the answer to command %s could not be sent", done.command)
         if command.qos:
-            self._unacknowledged.append(command.message)
-            self._commit(Outcome([], [], []))
+            self._commit(Outcome([], [], [], done=[command.message]))
 
     def _store_changes(self, changed: list[Stream] | None) -> bool:
         """Write the snapshots of these streams, None for all; tell whether that worked."""
@@ -584,15 +604,16 @@ class Agent(MqttEvents):
         self._owed.alerts += outcome.alerts
         self._owed.outbox += outcome.outbox
         self._owed.nodes |= outcome.nodes
+        self._processed += [message for message in outcome.done if message.qos]
         nothing = not (self._owed.alerts or self._owed.nodes)
         stored = nothing or self.disk.write(self._store_owed)
         if not stored:
             latest = {(row.stream, row.kind): row for row in self._owed.alerts}
             self._owed = Outcome(list(latest.values()), self._owed.outbox[-MAX_OUTBOX:], [], nodes=self._owed.nodes)
         else:
-            if self._unacknowledged:
-                self.mqtt.acknowledge_many(self._unacknowledged)
-                self._unacknowledged = []
+            if self._processed:
+                self.mqtt.acknowledge_many(self.inbox.done(self._processed))
+                self._processed = []
             if not nothing:
                 committed, self._owed = self._owed, Outcome([], [], [])
                 self._send_outbox()

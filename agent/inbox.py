@@ -3,14 +3,17 @@
 - Of pictures only the newest of each topic is kept.
 - Messages of QoS 0 are dropped, oldest first, until one of QoS 1 stops that: those are never dropped here. While one is
   the oldest of a full inbox, nothing more is read from the broker.
+- What can't be taken yet, for an earlier message of its line was only begun, is held back; others overtake it.
+- Acknowledgements are given in the order in which messages came, as MQTT demands, though they are done in another one.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from collections import Counter, OrderedDict, deque
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -20,7 +23,7 @@ from agent.room import waiting_bytes
 from agent.routing import pattern_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from agent.adapters.telemetry import Telemetry
     from agent.config import Configuration
@@ -30,6 +33,26 @@ logger = logging.getLogger(__name__)
 
 _SAY_S: Final = 60.0
 _OBJECT_BYTES: Final = 250  # about: a message without its payload
+_UNACKNOWLEDGED: Final = 20_000  # messages that were taken, at least, before no more is read
+
+
+class Gate(Protocol):
+    """Who takes messages, and tells which may come next."""
+
+    def line_of(self, topic: str) -> str:
+        """Return the line of a topic's messages: those of one line are taken in order."""
+        ...
+
+    def must_wait(self, message: InboundMessage) -> bool:
+        """Tell whether a message can't be taken yet."""
+        ...
+
+
+class Owed(msgspec.Struct):
+    """A message of QoS 1 that was let out of the queue: topic and hash of the payload; the message once it is done."""
+
+    what: tuple[str, int]
+    done: InboundMessage | None = None
 
 
 class QueuedPicture:
@@ -51,20 +74,32 @@ class QueuedPicture:
 
 
 class Resent:
-    """Which messages that wait from an earlier connection need not be processed, for the broker has sent them again.
+    """Which messages need not be processed, for the broker has sent them again on another connection.
 
-    They are not let go before that: a broker that was killed does not send again what it has forgotten.
+    Of those that wait that is the earlier one, of those that were taken the later one. They are not let go before that:
+    a broker that was killed does not send again what it has forgotten.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, bytes], list[InboundMessage]] = {}
         self._withdrawn: set[tuple[int, int]] = set()  # connection and message id
+        self._taken: Counter[tuple[str, int]] = Counter()
 
-    def begin(self, waiting: Iterable[InboundMessage]) -> None:
-        """Begin with a new connection; `waiting` are messages that it may bring again."""
+    def begin(self, waiting: Iterable[InboundMessage], taken: Iterable[tuple[str, int]]) -> None:
+        """Begin with a new connection, which may bring again what is waiting, and what was taken, if only in part."""
         self._waiting.clear()
+        self._taken = Counter(taken)
         for message in waiting:
             self._waiting.setdefault((message.topic, message.payload), []).append(message)
+
+    def was_taken(self, message: InboundMessage) -> bool:
+        """Tell whether a message that is sent again was taken on an earlier connection."""
+        if not self._taken or not message.again:
+            return False
+        what = what_of(message)
+        found = self._taken[what] > 0
+        self._taken[what] -= found
+        return found
 
     def withdraw(self, message: InboundMessage) -> InboundMessage | None:
         """Return the message that this one stands for from now on, None if it is new."""
@@ -77,7 +112,7 @@ class Resent:
 
     def counts(self, message: InboundMessage) -> bool:
         """Tell whether a message is still to be processed."""
-        return (message.connection, message.message_id) not in self._withdrawn
+        return not self._withdrawn or (message.connection, message.message_id) not in self._withdrawn
 
     def clear(self) -> None:
         """Forget everything: nothing waits."""
@@ -97,13 +132,20 @@ class Inbox:
         self._acknowledgeable = 0  # messages of QoS 1
         self._lock = threading.Lock()
         self._resent = Resent()
+        self._held: dict[str, deque[InboundMessage]] = {}  # by line, in order; what is in the queue came later
+        self._held_count = 0
+        self._owed: OrderedDict[tuple[int, int], Owed] = OrderedDict()  # by connection and message id, in order
+        self._connection = 0  # of these
         self.configure(configuration)
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + self._held_count
 
     def configure(self, configuration: Configuration) -> None:
-        """Go by these settings."""
+        """Go by these settings. What was held back is in the queue again: its lines may be others now."""
+        with self._lock:
+            self._queue.extendleft(reversed([*chain.from_iterable(self._held.values())]))
+            self._held, self._held_count = {}, 0
         agent = configuration.agent
         self._most = agent.queue_size
         self._most_bytes = waiting_bytes(agent)
@@ -113,27 +155,30 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Tell whether nothing more is to be read: not every broker heeds receive maximum."""
-        return len(self._queue) > self._most or self._bytes > self._most_bytes
+        return self._crowded or len(self._owed) > max(_UNACKNOWLEDGED, self._most)
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self) > self._most or self._bytes > self._most_bytes
 
     @property
     def behind(self) -> bool:
         """Tell whether the broker has to keep messages back for us, as far as that can be known here."""
-        return self.full or self._acknowledgeable >= self._window
+        with self._lock:
+            held = sum(bool(one.qos) for one in chain.from_iterable(self._held.values()))  # they are among both
+            return self.full or self._acknowledgeable - held + len(self._owed) >= self._window
 
     def put(self, messages: Sequence[InboundMessage]) -> None:
         """Take what has arrived, and let go what has no room."""
         with self._lock:
-            queue = self._queue
-            for message in messages:
-                if message.again:
-                    self._withdraw(message)
+            if any(message.again for message in messages):
+                messages = [self._unless_taken(message) for message in messages]
             if self._pictures:
-                queue.extend(self._queued(message) for message in messages)
+                self._queue.extend(self._queued(message) for message in messages)
             else:
-                queue.extend(messages)
+                self._queue.extend(messages)
             self._weigh(messages)
-            while self.full and not queue[0].qos:
-                self._pop()
+            while self._crowded and self._drop():
                 self._telemetry.queue_dropped.inc()
         self.arrived.set()
 
@@ -143,28 +188,51 @@ class Inbox:
             self._queue.append(command)
         self.arrived.set()
 
-    def take(self, most: int) -> list[list[InboundMessage] | Command]:
-        """Return what waits, in order: messages in a row together, each command by itself."""
-        taken: list[list[InboundMessage] | Command] = []
+    def take(self, most: int, gate: Gate) -> Iterator[InboundMessage | Command]:
+        """Yield what may be taken, in order: at first what was held back. What must wait is held back.
+
+        Each is out of the inbox when it was yielded. QoS 1 is owed an acknowledgement then, see `done`.
+        """
+        for line in [*self._held]:
+            while most and (message := self._next_held(line, gate)) is not None:
+                most -= 1
+                yield message
+        while most and (one := self._next(gate)) is not None:
+            most -= 1
+            yield one
+
+    def done(self, messages: Iterable[InboundMessage]) -> list[InboundMessage]:
+        """Know that messages were processed; return which can be acknowledged now, in the order in which they came."""
+        released = []
         with self._lock:
-            for one in [self._pop() for _ in range(min(most, len(self._queue)))]:
-                if isinstance(one, Command):
-                    taken.append(one)
-                elif not self._resent.counts(one):
-                    continue
-                elif taken and isinstance(taken[-1], list):
-                    taken[-1].append(one)
-                else:
-                    taken.append([one])
-            if not self._queue:
-                self._resent.clear()
-        return taken
+            for message in messages:
+                owed = self._owed.get((message.connection, message.message_id))
+                if message.qos and owed is not None:
+                    owed.done = message
+            while self._owed:
+                first = next(iter(self._owed.values()))
+                if first.done is None:
+                    break
+                released.append(first.done)
+                self._owed.popitem(last=False)
+        return released
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the lines of which messages are held back."""
+        return [*self._held]
 
     def connected(self, *, session_present: bool) -> None:
-        """Expect what waits to be sent again, if the broker has kept the session."""
+        """Expect what waits and what was not acknowledged to be sent again, if the broker has kept the session."""
         with self._lock:
-            waiting = [_message(one) for one in self._queue if one.qos and not isinstance(one, Command)]
-            self._resent.begin(waiting if session_present else [])
+            queued = [_message(one) for one in self._queue if one.qos and not isinstance(one, Command)]
+            waiting = [one for one in chain(*self._held.values(), queued) if one.qos]
+            waits = {(one.connection, one.message_id) for one in waiting}
+            taken = [owed.what for key, owed in self._owed.items() if key not in waits]
+            if session_present:
+                self._resent.begin(waiting, taken)
+            else:
+                self._resent.begin([], [])
 
     def caught_up_to(self, now: float) -> float:
         """Return the time up to which all that arrived was taken: later than that no silence is known of."""
@@ -174,10 +242,76 @@ class Inbox:
             first = self._queue[0]
             return (first.message if isinstance(first, Command) else _message(first)).elapsed_s
 
-    def _withdraw(self, message: InboundMessage) -> None:
+    def _next_held(self, line: str, gate: Gate) -> InboundMessage | None:
+        """Return the oldest message of a line that was held back, None if there is none, or it must wait longer."""
+        with self._lock:
+            held = self._held.get(line)
+            while held:
+                if self._resent.counts(held[0]) and gate.must_wait(held[0]):
+                    return None
+                message = self._pop_held(line)
+                if self._resent.counts(message):
+                    return message
+            return None
+
+    def _next(self, gate: Gate) -> InboundMessage | Command | None:
+        """Return the oldest of the queue that may be taken, None if there is none; hold back what came before it."""
+        with self._lock:
+            while self._queue:
+                one = self._queue[0]
+                if isinstance(one, Command):
+                    self._owe(one.message)
+                    return self._pop()
+                message = _message(one)
+                if not self._resent.counts(message):
+                    self._pop()
+                    continue
+                self._owe(message)
+                if not (gate.must_wait(message) or (self._held and gate.line_of(message.topic) in self._held)):
+                    return self._pop()
+                self._queue.popleft()  # no picture: those never wait
+                self._held.setdefault(gate.line_of(message.topic), deque()).append(message)
+                self._held_count += 1
+            if not self._held:
+                self._resent.clear()
+            return None
+
+    def _owe(self, message: InboundMessage) -> None:
+        """Know that a message is to be acknowledged in its turn; those of an earlier connection can't be any more."""
+        if message.qos and message.connection >= self._connection:
+            if message.connection > self._connection:
+                self._owed.clear()
+                self._connection = message.connection
+            self._owed[message.connection, message.message_id] = Owed(what_of(message))
+
+    def _unless_taken(self, message: InboundMessage) -> InboundMessage:
+        """Return a message that arrived; where it was taken before, as one that is only to be acknowledged."""
+        if self._resent.was_taken(message):
+            return msgspec.structs.replace(message, superseded=True)
         first, newest = self._resent.withdraw(message), self._newest.get(message.topic)
         if newest is not None and newest.message is first:
             del self._newest[message.topic]
+        return message if first is None else msgspec.structs.replace(message, superseded=first.superseded)
+
+    def _drop(self) -> bool:
+        """Drop the oldest message of QoS 0, of those held back at first; tell whether there was one."""
+        line = max(self._held, key=lambda one: len(self._held[one]), default="")
+        if line in self._held and not self._held[line][0].qos:
+            self._pop_held(line)
+        elif self._queue and not self._queue[0].qos:
+            self._pop()
+        else:
+            return False
+        return True
+
+    def _pop_held(self, line: str) -> InboundMessage:
+        held = self._held[line]
+        message = held.popleft()
+        if not held:
+            del self._held[line]
+        self._held_count -= 1
+        self._unweigh(message)
+        return message
 
     def _pop(self) -> InboundMessage | Command:
         """Take the oldest out."""
@@ -187,9 +321,12 @@ class Inbox:
         message = _message(one)
         if isinstance(one, QueuedPicture) and self._newest.get(message.topic) is one:
             del self._newest[message.topic]
+        self._unweigh(message)
+        return message
+
+    def _unweigh(self, message: InboundMessage) -> None:
         self._bytes -= _OBJECT_BYTES + len(message.payload)
         self._acknowledgeable -= bool(message.qos)
-        return message
 
     def _weigh(self, messages: Iterable[InboundMessage]) -> None:
         for message in messages:
@@ -198,7 +335,7 @@ class Inbox:
 
     def _queued(self, message: InboundMessage) -> InboundMessage | QueuedPicture:
         """Return what is put in the queue. Of pictures only the newest of each topic is kept."""
-        if all(one.match(message.topic) is None for one in self._pictures):
+        if message.superseded or all(one.match(message.topic) is None for one in self._pictures):
             return message
         queued = QueuedPicture(message)
         older = self._newest.pop(message.topic, None)
@@ -251,6 +388,11 @@ class Backlog:
         if before is not None and count > before:
             self._telemetry.broker_dropped.inc(count - before)
             logger.warning("the broker has dropped %d messages, for this or another client", count - before)
+
+
+def what_of(message: InboundMessage) -> tuple[str, int]:
+    """Return what a message has in common with itself when it is sent again, without keeping its payload."""
+    return message.topic, hash(message.payload)
 
 
 def _message(one: InboundMessage | QueuedPicture) -> InboundMessage:

@@ -5,18 +5,20 @@ Single-threaded. Time is an argument, so a replay and the daemon are the same co
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import msgspec
 import numpy as np
 
-from agent.adapters.payload import PayloadRejected, RejectReason
+from agent.adapters.payload import Compression, PayloadRejected, RejectReason
 from agent.adapters.payload.sparkplug import Reading, SparkplugNodes
 from agent.adapters.picture_drawing import heatmap_png
 from agent.adapters.store import AlertRow, OutboxRow
 from agent.alert_message import encode, evidence, frozen, picture_evidence, picture_fault, silence
 from agent.carry_over import CarryOver, follow
-from agent.config import ImageSettings
+from agent.config import ImageSettings, SensorSettings
 from agent.core.alerting import AlertEvent, AlertKind, AlertMachine, AlertState, AlertTransition, Ending
 from agent.core.bank import Batch, DetectorBank
 from agent.core.budget import share
@@ -28,15 +30,16 @@ from agent.core.workspace import Workspace
 from agent.picture_sight import Looked
 from agent.picture_stream import FAULTS, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
-from agent.room import Room
-from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug
+from agent.room import Room, waiting_bytes
+from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug, line_of
+from agent.slices import LARGE_BYTES, SLICE, Begun, cost_of, cost_of_windows
 from agent.stream import SensorStream, Stream, alert_row, version_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 
     from agent.adapters.mqtt import Topics
-    from agent.config import Configuration, SensorSettings, StreamSettings
+    from agent.config import Configuration, StreamSettings
     from agent.core.budget import BudgetControl
     from agent.ports import Encoder, InboundMessage, Observer, PictureEncoder
 
@@ -75,6 +78,7 @@ class Outcome(msgspec.Struct):
     decided: list[Decided]
     heatmaps: list[Heatmap] = msgspec.field(default_factory=list)
     nodes: dict[str, bytes | None] = msgspec.field(default_factory=dict)  # Sparkplug's births; None: it is dead
+    done: list[InboundMessage] = msgspec.field(default_factory=list)  # that were taken whole
 
 
 class Tap(Protocol):
@@ -127,36 +131,137 @@ class Pipeline:
         self._banks: dict[tuple[str, bytes], DetectorBank] = {}
         self._pending: list[tuple[SensorStream, Due, Due | None, float]] = []  # the second is that of the heir
         self._pending_lanes = 0
+        self._begun: deque[Begun] = deque()
         self.carry_over = CarryOver(self.streams, lambda: self.encoders, self._bank, self.room)
         self.tap: Tap | None = None
         self.priming = False  # what comes is known to be normal: it is learnt, and nothing alarms
 
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
-        """Take messages in order; return what is to be stored and sent."""
+        """Take messages whole, in order, and before them what was begun; return what is to be stored and sent."""
         outcome = Outcome([], [], [])
+        begun, self._begun = self._begun, deque()
+        for one in begun:
+            self._go_on(one, outcome)
         for message in messages:
-            try:
-                route = self._router.find(message.topic)
-                if route is None:
-                    continue
-                readings = self._readings(message, route) if is_sparkplug(route.settings) else None
-                stream = self._stream(route)
-                if message.retained and not stream.own_time:
-                    raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
-                if message.superseded:
-                    pass  # its stream was heard
-                elif isinstance(stream, SensorStream):
-                    samples = stream.take(message, route.channel) if readings is None else map(stream.report, readings)
-                    for sample in samples:
-                        self._push(stream, sample, message.received_at, outcome, again=message.again)
-                elif isinstance(stream, PictureStream):
-                    self._see(stream, message, outcome)
-                self._heard(stream, message.received_at, message.elapsed_s, outcome)
-            except PayloadRejected as rejection:
-                self._observer.rejected(message.topic, rejection.reason.value)
+            self._go_on(self._begin(message, outcome), outcome)
+        return self._finished(outcome)
+
+    def take(self, messages: Iterable[InboundMessage]) -> Outcome:
+        """Take messages in order, until those of many readings have cost a slice; the last one may go on later.
+
+        No more of `messages` are asked for than were begun. None of them may be one that `must_wait`.
+        """
+        outcome, left = Outcome([], [], []), SLICE
+        for message in messages:
+            left -= self._go_on(self._begin(message, outcome), outcome, left)
+            if left <= 0:
+                break
+        return self._finished(outcome)
+
+    def go_on(self) -> Outcome:
+        """Take a slice of a message that was begun, if there is one; several take turns."""
+        outcome = Outcome([], [], [])
+        if self._begun:
+            self._go_on(self._begun.popleft(), outcome, SLICE)
+        return self._finished(outcome)
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a message was begun and is not done."""
+        return bool(self._begun)
+
+    def line_of(self, topic: str) -> str:
+        """Return what has its messages taken in order: a stream, or a node of Sparkplug; empty where there is none."""
+        route = self._router.find(topic)
+        return "" if route is None else route.line
+
+    def must_wait(self, message: InboundMessage) -> bool:
+        """Tell whether a message can't be taken yet: one of its line was begun, or those that were take much memory.
+
+        Pictures never wait.
+        """
+        route = self._router.find(message.topic) if self._begun else None
+        if route is None or not isinstance(route.settings, SensorSettings):
+            return False
+        if any(one.line == route.line for one in self._begun):
+            return True
+        small = len(message.payload) < LARGE_BYTES and route.settings.compression is Compression.NONE
+        return not small and sum(one.bytes for one in self._begun) > waiting_bytes(self._configuration.agent)
+
+    def _begin(self, message: InboundMessage, outcome: Outcome) -> Begun:
+        begun = Begun(message, outcome)
+        begun.work = self._work(begun)
+        return begun
+
+    def _go_on(self, begun: Begun, outcome: Outcome, most: int | None = None) -> int:
+        """Go on with a message, to its end or until that has cost `most`; return what it has cost."""
+        begun.outcome, spent = outcome, 0
+        for cost in begun.work:
+            spent += cost
+            if most is not None and spent >= most:
+                self._begun.append(begun)
+                return spent
+        outcome.done.append(begun.message)
+        return spent
+
+    def _finished(self, outcome: Outcome) -> Outcome:
+        """Make the decisions that are still due, and return what all of it led to."""
         self._flush(outcome)
         outcome.nodes, self._nodes.changed = self._nodes.changed, {}
         return outcome
+
+    def _begin_anew(self) -> None:
+        """Begin messages anew whose stream is another one now; what has a time of its own does not count twice."""
+        for begun in self._begun:
+            if begun.stream is None or self.streams.get(begun.stream.name) is not begun.stream:
+                begun.work.close()
+                begun.message = msgspec.structs.replace(begun.message, again=True)
+                begun.line = self.line_of(begun.message.topic)
+                begun.work = self._work(begun)
+
+    def _work(self, begun: Begun) -> Generator[int]:
+        """Take a message; between its readings, yield what the last one has cost. The stream may change meanwhile."""
+        message = begun.message
+        try:
+            route = self._router.find(message.topic)
+            if route is None:
+                return
+            begun.line = route.line
+            if is_sparkplug(route.settings) and begun.readings is None and not message.superseded:
+                readings = self._readings(message, route)
+                begun.readings = iter(readings)
+                yield begun.weigh(readings)
+            begun.stream = stream = self._stream(route)
+            if message.retained and not stream.own_time:
+                raise PayloadRejected(RejectReason.RETAINED)  # noqa: TRY301  one place counts all rejections
+            if message.superseded:
+                pass  # its stream was heard
+            elif isinstance(stream, SensorStream):
+                yield from self._sample_by_sample(begun, stream, route)
+            elif isinstance(stream, PictureStream):
+                self._see(stream, message, begun.outcome)
+            self._heard(stream, message.received_at, message.elapsed_s, begun.outcome)
+        except PayloadRejected as rejection:
+            self._observer.rejected(message.topic, rejection.reason.value)
+
+    def _sample_by_sample(self, begun: Begun, stream: SensorStream, route: Route) -> Iterator[int]:
+        """Take what a message tells of a stream; yield between samples, and within what takes long. May raise."""
+        message = begun.message
+        samples: Iterable[Sample]
+        if is_sparkplug(route.settings):
+            assert begun.readings is not None
+            samples, cost = map(stream.report, begun.readings), 0
+        else:
+            samples = stream.take(message, route.channel)
+            cost = begun.weigh(samples) if len(samples) > 1 else 0
+        before = due = None
+        for sample in samples:
+            if cost or before is not None:
+                yield cost if before is None else cost_of(before, due)
+            due = self._sample(stream, sample, message.received_at, begun.outcome, again=message.again)
+            if isinstance(due, WarmUp):
+                yield from self._warm_up(stream, due)
+            before = sample
 
     def _readings(self, message: InboundMessage, route: Route) -> list[Reading]:
         """Return what a message of Sparkplug reports. Raises PayloadRejected."""
@@ -175,19 +280,30 @@ class Pipeline:
     def process_sample(self, stream: SensorStream, sample: Sample) -> Outcome:
         """Take one sample that needs no decoding."""
         outcome = Outcome([], [], [])
-        self._push(stream, sample, sample.at, outcome)
+        due = self._sample(stream, sample, sample.at, outcome)
+        if isinstance(due, WarmUp):
+            for _ in self._warm_up(stream, due):
+                pass
         self._flush(outcome)
         return outcome
 
-    def tick(self, now: float, elapsed_s: float, connected_since_s: float | None) -> Outcome:
-        """Look for silent streams. `connected_since_s` is None while the broker is away: silence is not counted."""
+    def tick(
+        self, now: float, elapsed_s: float, connected_since_s: float | None, waiting: Collection[str] = ()
+    ) -> Outcome:
+        """Look for silent streams. `connected_since_s` is None while the broker is away: silence is not counted.
+
+        Nor is it for a stream from which a message was begun, or is `waiting`: lines of those.
+        """
         outcome = Outcome([], [], [])
         self.room.turn()
         if connected_since_s is None or self.priming:
             return outcome
+        heard = {one.line for one in self._begun}.union(waiting)
         for stream in self.streams.values():
             after = stream.settings.silence.after_s
             if after is None or stream.heard_elapsed_s is None:
+                continue
+            if heard and line_of(stream.name, stream.topic, stream.settings) in heard:
                 continue
             machine = stream.alerts[AlertKind.SILENT]
             quiet_s = elapsed_s - max(stream.heard_elapsed_s, connected_since_s)
@@ -267,6 +383,7 @@ class Pipeline:
             self.room.leave(stream)
             self._refused.add(stream.topic)
             self._observer.rejected(stream.topic, RejectReason.TOO_MANY_STREAMS.value)
+        self._begin_anew()
         return done
 
     def _share_budget(self) -> None:
@@ -303,6 +420,7 @@ class Pipeline:
                 stream, fate = self._renewed(old, route.settings, now, done.outcome)
             self.streams[old.name], done.fates[old.name] = stream, fate
         self._refused = set()
+        self._begin_anew()
         self.carry_over.look()
         self._forget_banks()
         if before.agent.false_alarms is not None:
@@ -397,9 +515,10 @@ class Pipeline:
                 self._publish(stream, transition, at, outcome, silence(stream.heard_at, at))
         stream.hear(at, elapsed_s)
 
-    def _push(
+    def _sample(
         self, stream: SensorStream, sample: Sample, received_at: float, outcome: Outcome, *, again: bool = False
-    ) -> None:
+    ) -> Due | WarmUp | None:
+        """Take a sample; return what was due with it. Of a warm-up nothing was done yet."""
         arrival, due = stream.detector.push(sample, again=again)
         if self.tap is not None:
             self.tap.sampled(stream, sample, arrival)
@@ -409,11 +528,10 @@ class Pipeline:
         if stream.pending_row is not None and stream.detector.grid.total_rows - stream.pending_row > _PENDING_ROWS:
             self._flush(outcome)
         if due is None:
-            return
+            return None
         if isinstance(due, WarmUp):
             self._flush(outcome)
-            self._begin(stream, due)
-            return
+            return due
         shadow = None if stream.heir is None else stream.heir.detector.echo(due)
         self._pending.append((stream, due, shadow, received_at))
         if stream.pending_row is None:
@@ -421,15 +539,25 @@ class Pipeline:
         self._pending_lanes += len(due.run)
         if len(self._pending) >= MAX_PENDING or self._pending_lanes >= MAX_PENDING_LANES:
             self._flush(outcome)
+        return due
 
-    def _begin(self, stream: SensorStream, warm_up: WarmUp) -> None:
-        """Embed a warm-up and let its stream become active."""
-        for part in stream.bank.warm_up(warm_up):
-            if part.view.encoded:
-                assert stream.encoder is not None
-                part.embedding = self._observer.timed_encode(stream.encoder, part.windows)
-            else:
-                part.embedding = plain(part.windows)
+    def _warm_up(self, stream: SensorStream, warm_up: WarmUp) -> Iterator[int]:
+        """Embed a warm-up and let its stream become active; yield before each part what the last one has cost.
+
+        If what the stream has learnt is given up meanwhile, or another encoder is to learn it, nothing comes of it.
+        """
+        with closing(stream.bank.warm_up(warm_up)) as parts:
+            yield SLICE
+            while stream.detector is warm_up.detector and not stream.learnt:
+                part = next(parts, None)
+                if part is None:
+                    return
+                if part.view.encoded:
+                    assert stream.encoder is not None
+                    part.embedding = self._observer.timed_encode(stream.encoder, part.windows)
+                else:
+                    part.embedding = plain(part.windows)
+                yield cost_of_windows(len(part.windows))
 
     def _flush(self, outcome: Outcome) -> None:
         """Make the decisions that are due, those of streams with equal settings at once; outcomes keep their order."""

@@ -16,8 +16,9 @@ class InboundMessage(msgspec.Struct, frozen=True, gc=False):
     """One MQTT publication as it arrived.
 
     `received_at` is wall-clock time (s since the epoch), `elapsed_s` a monotonic clock. `connection` counts
-    connections made by this process: an acknowledgement is valid only on the connection it came from. `superseded`:
-    a newer picture came while this one waited, so its payload was let go. `again`: the broker may have sent it before.
+    connections made by this process: an acknowledgement is valid only on the connection it came from. `superseded`: it
+    is only to be acknowledged, for it was taken on an earlier connection, or a newer picture came while it waited, and
+    its payload was let go. `again`: the broker may have sent it before.
     """
 
     topic: str

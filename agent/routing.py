@@ -8,7 +8,7 @@ import msgspec
 
 from agent.adapters.mqtt.topics import escape
 from agent.adapters.payload import Format
-from agent.adapters.payload.sparkplug import TYPE_LEVEL, address
+from agent.adapters.payload.sparkplug import NAMESPACE, TYPE_LEVEL, address
 from agent.config import SensorSettings
 from agent.topic_pattern import TopicPattern
 
@@ -23,11 +23,15 @@ _OTHERS: Final = 2  # the same, of topics that belong to no stream
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Where a message belongs. `topic` is the stream's own, `channel` what `{channel}` stands for in the message's."""
+    """Where a message belongs. `topic` is the stream's own, `channel` what `{channel}` stands for in the message's.
+
+    `line`: messages of one line are taken in the order in which they came.
+    """
 
     name: str
     topic: str
     settings: StreamSettings
+    line: str
     channel: str | None = None
 
 
@@ -61,7 +65,8 @@ class Router:
             if found is not None:
                 if is_sparkplug(settings) and address(_of_any_type(topic)) is None:
                     continue  # commands, and states of hosts
-                return Route(stream_name(settings.name, found.parts), found.topic, settings, found.channel)
+                name = stream_name(settings.name, found.parts)
+                return Route(name, found.topic, settings, line_of(name, found.topic, settings), found.channel)
         return None
 
     def sees_all(self, topic: str) -> bool:
@@ -80,6 +85,12 @@ def pattern_of(settings: StreamSettings) -> TopicPattern:
 def is_sparkplug(settings: StreamSettings) -> bool:
     """Tell whether an entry is of Sparkplug's nodes and devices."""
     return isinstance(settings, SensorSettings) and settings.format is Format.SPARKPLUG
+
+
+def line_of(name: str, topic: str, settings: StreamSettings) -> str:
+    """Return the line of a stream's messages: its name; of Sparkplug's, the node, whose births explain all of it."""
+    whom = address(_of_any_type(topic)) if is_sparkplug(settings) else None
+    return name if whom is None else f"{NAMESPACE}/{whom.node}"
 
 
 def stream_name(name: str, parts: Sequence[str]) -> str:

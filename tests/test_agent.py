@@ -234,6 +234,38 @@ def test_a_restart_with_a_warm_snapshot_goes_on_deciding(mosquitto, make_process
     wait_until(lambda: process.metric('redshank_windows_encoded_total{stream="pump/a"}') == 10.0)
 
 
+TABLE = """
+  - {name: table, topic: table, format: csv, time: {path: ts}, period: 1s, encoder: none,
+     reference: {size: 300, warm_up: 150}, alert: {cooldown: 5s}}
+"""
+
+
+def test_a_payload_of_thousands_of_readings_delays_no_other_stream_and_outlasts_a_kill(
+    mosquitto, make_process, make_peer
+):
+    peer = make_peer(mosquitto, "redshank/#")
+    process = make_process(mosquitto, more=TABLE).start().ready()
+
+    def decided():
+        return process.metric('redshank_windows_encoded_total{stream="table"}') or 0.0
+
+    publish(peer, range(300))
+    rows = (f"{1_700_000_000 + i},{math.sin(i / 9) + random.Random(i).gauss(0, 0.1)}" for i in range(6000))
+    peer.publish("table", "\n".join(["ts,x", *rows]))
+    publish(peer, range(300, 310), odd=True)
+    wait_until(lambda: [one["event"] for one in alerts(peer)] == ["raised"], 60)
+    assert decided() < 5800.0
+    wait_until(lambda: decided() > 0.0)
+    process.stop(signal.SIGKILL)
+    process.start().ready()
+    wait_until(lambda: decided() == 6000.0 - 183.0, 60)  # all of it again, behind the warm-up
+    assert process.stop()[0] == 0
+    process.start().ready()  # it was acknowledged
+    publish(peer, range(310, 420))
+    wait_until(lambda: process.metric("redshank_messages_received_total") == 110.0)
+    assert not process.metric('redshank_messages_rejected_total{reason="duplicate"}')
+
+
 def test_a_kill_neither_loses_nor_repeats_a_transition_under_another_id(mosquitto, make_process, make_peer):
     peer = make_peer(mosquitto, "redshank/pi/+/+/alert")
     process = make_process(mosquitto).start().ready()

@@ -11,7 +11,7 @@ from agent.adapters import tflite
 from agent.adapters.mqtt import Command
 from agent.adapters.store import AlertRow, OutboxRow, Store
 from agent.alert_message import encode, silence
-from agent.app import Agent, load_encoders
+from agent.app import BATCH, Agent, load_encoders
 from agent.bundle import find_bundle
 from agent.clock import Clock
 from agent.config import load_configuration
@@ -45,6 +45,11 @@ def message(number, qos):
     return InboundMessage("plant/a", b"%d" % number, 0.0, 0.0, qos, message_id=number, connection=1)
 
 
+def taken(agent):
+    """Return what the worker would take next, all of it."""
+    return list(agent.inbox.take(BATCH, agent.pipeline))
+
+
 def waiting(agent):
     return [int(one.payload) for one in agent.inbox._queue]
 
@@ -71,8 +76,7 @@ def test_a_full_queue_drops_the_oldest_of_qos_0_and_none_of_qos_1(agent):
     assert agent.is_full()
     agent.on_messages([message(12, 0)])
     assert waiting(agent)[0] == 6
-    (taken,) = agent._take()
-    assert [int(one.payload) for one in taken] == [6, 7, 8, 9, 10, 11, 12]
+    assert [int(one.payload) for one in taken(agent)] == [6, 7, 8, 9, 10, 11, 12]
     assert not agent.is_full()
 
 
@@ -100,13 +104,13 @@ def picture(number, qos, topic="cameras/a"):
 def test_of_pictures_that_wait_the_newest_of_each_topic_counts_and_all_are_acknowledged(watching):
     watching.on_messages([picture(1, 1), message(2, 1), picture(3, 0, "cameras/b"), picture(4, 1)])
     watching.on_messages([picture(5, 1), picture(6, 0, "cameras/b")])
-    (taken,) = watching._take()
-    assert [one.message_id for one in taken] == [1, 2, 3, 4, 5, 6]
-    assert [one.payload for one in taken] == [b"", b"2", b"", b"", b"5", b"6"]
-    assert [one.superseded for one in taken] == [True, False, True, True, False, False]
+    found = taken(watching)
+    assert [one.message_id for one in found] == [1, 2, 3, 4, 5, 6]
+    assert [one.payload for one in found] == [b"", b"2", b"", b"", b"5", b"6"]
+    assert [one.superseded for one in found] == [True, False, True, True, False, False]
     assert watching.telemetry.frames_dropped._value.get() == 3.0
     watching.on_messages([picture(7, 1)])  # the one before it was taken: nothing waits
-    ((last,),) = watching._take()
+    (last,) = taken(watching)
     assert (last.payload, last.superseded) == (b"7", False)
 
 
@@ -115,8 +119,7 @@ def test_what_a_kept_session_sends_again_is_not_counted_as_older_pictures(watchi
     watching.on_connected(session_present=True)
     resent = msgspec.structs.replace(picture(1, 1), connection=2, again=True)
     watching.on_messages([resent, picture(3, 0, "cameras/b")])
-    (taken,) = watching._take()
-    assert [(one.message_id, one.superseded) for one in taken] == [(2, True), (1, False), (3, False)]
+    assert [(one.message_id, one.superseded) for one in taken(watching)] == [(2, True), (1, False), (3, False)]
     assert watching.telemetry.frames_dropped._value.get() == 1.0
 
 
@@ -125,8 +128,9 @@ def test_commands_keep_their_place_among_the_messages(agent):
     agent.on_command(Command(message(2, 1)))
     agent.on_command(Command(message(3, 0)))
     agent.on_messages([message(4, 1)])
-    first, second, third, last = agent._take()
-    assert [int(one.payload) for one in (*first, second.message, third.message, *last)] == [0, 1, 2, 3, 4]
+    found = taken(agent)
+    assert [isinstance(one, Command) for one in found] == [False, False, True, True, False]
+    assert [int((one.message if isinstance(one, Command) else one).payload) for one in found] == [0, 1, 2, 3, 4]
 
 
 def again(number, qos):
@@ -135,8 +139,7 @@ def again(number, qos):
 
 
 def taken_from(agent):
-    (taken,) = agent._take()
-    return [(int(one.payload), one.connection) for one in taken]
+    return [(int(one.payload), one.connection) for one in taken(agent)]
 
 
 def test_what_a_kept_session_sends_again_is_not_processed_twice(agent):
@@ -162,12 +165,65 @@ def test_a_new_session_sends_nothing_again(agent):
     assert taken_from(agent) == [(0, 1), (0, 2)]
 
 
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Return an agent with messages of many readings and of one, and what it has acknowledged."""
+    path = tmp_path / "redshank.yaml"
+    path.write_text(
+        f"""
+agent: {{id: pi, state_dir: {tmp_path / "state"}}}
+streams:
+  - {{name: pump, topic: plant/+, encoder: none, period: 1s}}
+  - {{name: table, topic: table, format: csv, time: {{path: ts}}, encoder: none, period: 1s}}
+"""
+    )
+    made, acknowledged = Agent(load_configuration(path)), []
+    monkeypatch.setattr(made.mqtt, "acknowledge_many", acknowledged.extend)
+    yield made, acknowledged
+    made.store.close()
+
+
+def rows(count, number):
+    payload = "".join(f"{1_700_000_000 + i},{i % 7}\n" for i in range(count)).encode()
+    return InboundMessage("table", b"ts,x\n" + payload, 1.8e9, 0.0, 1, message_id=number, connection=1)
+
+
+def test_others_are_processed_before_a_message_of_many_readings_and_acknowledged_behind_it(reader):
+    agent, acknowledged = reader
+    agent.on_messages([rows(5000, 1), message(2, 1)])
+    agent.on_command(Command(message(3, 1)))
+    agent.on_messages([message(4, 1), rows(1, 5)])
+    agent._take()
+    agent._take()
+    assert agent.pipeline.streams["pump/a"].detector.grid.total_rows >= 1
+    assert len(agent.inbox) == 1  # of the same stream
+    assert acknowledged == []
+    while agent._busy:
+        agent._commit(agent.pipeline.go_on())
+        agent._take()
+    assert [one.message_id for one in acknowledged] == [1, 2, 3, 4, 5]
+    assert agent.telemetry.messages_received._value.get() == 4.0
+
+
+@pytest.mark.parametrize(("finish_s", "done"), [(600.0, [1]), (0.0, [])])
+def test_a_stop_ends_a_message_that_was_begun_if_that_takes_not_too_long(reader, monkeypatch, finish_s, done):
+    agent, acknowledged = reader
+    agent.on_messages([rows(5000, 1), rows(1, 2)])
+    agent._take()
+    monkeypatch.setattr("agent.app._FINISH_S", finish_s)
+    agent.stop()
+    agent._turns()
+    assert [one.message_id for one in acknowledged] == done
+    assert agent.store.load("table") is not None
+    assert len(agent.inbox) == 1
+
+
 def test_silence_is_not_known_of_beyond_what_was_processed(agent):
     assert agent.inbox.caught_up_to(100.0) == 100.0
     agent.on_messages([msgspec.structs.replace(message(0, 1), elapsed_s=60.0)])
     assert agent.inbox.caught_up_to(100.0) == 60.0
     agent.on_command(Command(msgspec.structs.replace(message(1, 1), elapsed_s=70.0)))
-    agent._take()
+    taken(agent)
     agent.on_command(Command(msgspec.structs.replace(message(1, 1), elapsed_s=80.0)))
     assert agent.inbox.caught_up_to(100.0) == 80.0
 

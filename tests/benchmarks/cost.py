@@ -93,11 +93,8 @@ class Ours:
         self.row = streams[0].detector.warm_up_rows + CALIBRATION_SIZE + 100
         self.runtime = encoder.runtime
         for row in range(self.row):
-            outcome = Outcome([], [], [])
             for stream, value in zip(streams, values[:, row].tolist(), strict=False):
-                sample = Sample(_EPOCH + _PERIOD_S * row, {"0": value})
-                warm._push(stream, sample, sample.at, outcome)
-            warm._flush(outcome)
+                warm.process_sample(stream, Sample(_EPOCH + _PERIOD_S * row, {"0": value}))
         states = [stream.bank.snapshot(stream.detector) for stream in streams]
         self._live = self._pipeline(
             lambda stream: stream.restore(states[int(stream.topic.rpartition("/")[2]) % _DIFFERENT], [])
@@ -123,7 +120,7 @@ class Ours:
         for row in samples:
             outcome = Outcome([], [], [])
             for stream, sample in zip(self._streams, row, strict=True):
-                self._live._push(stream, sample, sample.at, outcome)
+                self._live._sample(stream, sample, sample.at, outcome)
             self._live._flush(outcome)
             decided += len(outcome.decided)
         spent = time.process_time() - begun

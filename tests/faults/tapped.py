@@ -1,7 +1,7 @@
 """Runs `redshank` as it is, and writes down beside it what it processed and acknowledged, for an independent count.
 
-`python -m tests.faults.tapped TAP CLOCK run --config FILE`: to TAP goes a line for each message of a batch that was
-processed (`p`) and, once all that followed is on disk, acknowledged (`a`), with the number that its payload carries.
+`python -m tests.faults.tapped TAP CLOCK run --config FILE`: to TAP goes a line for each message that was processed
+whole (`p`) and, once all that followed is on disk, acknowledged (`a`), with the number that its payload carries.
 CLOCK holds a double, in seconds: how wrong the clock is set. Both are there before the agent is loaded.
 """
 
@@ -30,7 +30,7 @@ def _note(tap: int, letter: bytes, messages: Any) -> None:
 
 
 def main() -> None:
-    """Patch the clock and the two places, and run."""
+    """Patch the clock and the three places, and run."""
     tap = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     with open(sys.argv[2], "rb") as file:  # noqa: PTH123  a descriptor is all that is wanted
         clock = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
@@ -39,18 +39,22 @@ def main() -> None:
     from agent.adapters.mqtt import MqttClient  # noqa: PLC0415
     from agent.pipeline import Pipeline  # noqa: PLC0415
 
-    process, acknowledge = Pipeline.process, MqttClient.acknowledge_many
+    acknowledge = MqttClient.acknowledge_many
 
-    def processing(self: Any, messages: Any, *rest: Any) -> Any:
-        outcome = process(self, messages, *rest)
-        _note(tap, b"p", messages)
-        return outcome
+    def tapped(process: Any) -> Any:
+        def processing(self: Any, *messages: Any) -> Any:
+            outcome = process(self, *messages)
+            _note(tap, b"p", [message for message in outcome.done if not message.superseded])
+            return outcome
+
+        return processing
 
     def acknowledging(self: Any, messages: Any) -> None:
         _note(tap, b"a", messages)
         acknowledge(self, messages)
 
-    Pipeline.process = processing  # type: ignore[method-assign]
+    for name in ("take", "go_on"):
+        setattr(Pipeline, name, tapped(getattr(Pipeline, name)))
     MqttClient.acknowledge_many = acknowledging  # type: ignore[method-assign]
     sys.exit(cli.main(sys.argv[3:]))
 
