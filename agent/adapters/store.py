@@ -39,7 +39,8 @@ _JOURNAL_HEAD: Final = len(_JOURNAL_MAGIC) + 4
 _PICTURES_MAGIC: Final = b"redshank pictures 1\n"
 _PICTURES: Final = ".pictures"
 _HALF_WRITTEN: Final = ".pictures-new"
-_PART_BYTES: Final = 200_000  # of pictures, written at once: a slow SD card takes 10 MB each second
+_PART_BYTES: Final = 200_000  # of something large, written at once: a slow SD card takes 10 MB each second
+_LARGE_BYTES: Final = 1_000_000  # a snapshot of more is written in such parts
 _FRAME_HEAD: Final = 8  # length and checksum
 _LEVEL: Final = 1  # of compression: half the size; more takes four times as long for a tenth
 _JOURNAL_LEVEL: Final = 6
@@ -112,6 +113,7 @@ class Store:
         self._lock: StateLock | None = None
         self._listens: tuple[str, str] | None = None
         self._written: dict[str, Written] = {}  # by stream
+        self._writing: dict[str, object] = {}  # whose snapshot is being written, and by whom
         try:
             self._database = self._take()
         except (OSError, UnwritableError) as error:
@@ -330,9 +332,30 @@ class Store:
             return
         body = b"".join(parts)
         checksum = _checksum(body)
-        content = _MAGIC + checksum + body
-        self.bytes_written += len(content)
-        _write(self._path(stream), content)
+        content = memoryview(_MAGIC + checksum + body)
+        path, mine = self._path(stream), object()
+        beside = path.with_suffix(".new")
+        self._writing[stream] = mine
+        try:
+            with beside.open("wb") as file:
+                step = _PART_BYTES if len(content) > _LARGE_BYTES else len(content)
+                for first in range(0, len(content), step):
+                    if first:
+                        os.fdatasync(file.fileno())
+                        yield 0
+                        if self._writing.get(stream) is not mine or self._written.get(stream) is not before:
+                            yield 0
+                            return
+                    self.bytes_written += file.write(content[first : first + step])
+                    file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            if self._writing.get(stream) is mine:  # else the file is another one's
+                del self._writing[stream]
+                with contextlib.suppress(OSError):
+                    beside.unlink(missing_ok=True)
+        sync_names(path.parent)
         self._written[stream] = Written(checksum, len(content))
         self._journal(stream).unlink(missing_ok=True)  # one that is left names the older snapshot, and counts no more
         yield len(content)

@@ -283,6 +283,61 @@ def test_what_a_kill_left_half_written_is_not_read_and_does_not_stop_the_next_wr
     assert not left.exists()
 
 
+@pytest.fixture
+def half_written(store, monkeypatch):
+    """Return a store that is in the middle of writing a large snapshot, in parts, beside an older one."""
+    monkeypatch.setattr(module, "_LARGE_BYTES", 50_000)
+    monkeypatch.setattr(module, "_PART_BYTES", 20_000)
+    store.save("s", {"n": 1})
+    pieces = store.save_in_pieces("s", {"n": 2, "noise": np.random.default_rng(0).bytes(100_000)})
+    left = snapshot_file(store).with_suffix(".new")
+    while not left.exists() or left.stat().st_size < 40_000:
+        assert next(pieces) == 0
+    assert store.load("s") == {"n": 1}
+    return pieces, left
+
+
+def test_a_large_snapshot_is_written_in_parts_and_takes_its_place_with_the_last(store, half_written):
+    pieces, left = half_written
+    rest = list(pieces)
+    assert len(rest) == 4
+    assert rest[-1] == snapshot_file(store).stat().st_size
+    assert (store.load("s")["n"], left.exists()) == (2, False)
+    assert store.append("s", {"n": 3})
+    assert additions(store, "s") == [{"n": 3}]
+
+
+def test_of_a_large_snapshot_that_is_given_up_nothing_is_left(store, half_written):
+    pieces, left = half_written
+    pieces.close()
+    assert (store.load("s"), left.exists()) == ({"n": 1}, False)
+
+
+def test_a_large_snapshot_that_is_half_written_gives_way_to_a_newer_one(store, half_written):
+    pieces, left = half_written
+    store.save("s", {"n": 3})
+    assert list(pieces) == [0]
+    assert (store.load("s"), left.exists()) == ({"n": 3}, False)
+    assert store.append("s", {"n": 4})
+    assert additions(store, "s") == [{"n": 4}]
+
+
+def test_a_large_snapshot_that_is_half_written_goes_no_further_where_a_newer_one_failed(
+    store, half_written, monkeypatch
+):
+    pieces, left = half_written
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.save("s", {"n": 3})
+    monkeypatch.undo()
+    assert list(pieces) == [0]
+    assert (store.load("s"), left.exists()) == ({"n": 1}, False)
+
+
 def additions(store, stream):
     return list(store.additions(stream))
 
