@@ -507,7 +507,8 @@ class Agent(MqttEvents):
             self._question.answer(self._status)
             self._commit(self.pipeline.go_on())
             self._take()
-            self._forget_delivered()
+            if self._forget_delivered():
+                self._send_outbox()
             if now - ticked >= 1.0 or self.publications.renewal:
                 ticked = now
                 self._look_at_clock()
@@ -660,11 +661,14 @@ class Agent(MqttEvents):
                 return
             self._handed = row.seq
 
-    def _forget_delivered(self) -> None:
+    def _forget_delivered(self) -> bool:
+        """Tell whether the broker has taken any, which are gone from the disk now."""
         seqs = list(self._delivered)
-        if seqs and self.disk.write(lambda: self.store.delivered(seqs)):
-            for _ in seqs:
-                self._delivered.popleft()
+        if not (seqs and self.disk.write(lambda: self.store.delivered(seqs))):
+            return False
+        for _ in seqs:
+            self._delivered.popleft()
+        return True
 
     def _apply(self, prepared: Prepared) -> None:
         """Go on under another configuration, between two batches."""

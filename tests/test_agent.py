@@ -309,6 +309,26 @@ def test_an_alert_raised_while_the_broker_is_away_arrives_late(make_mosquitto, m
     assert alerts(peer)[0]["late"] is True
 
 
+def test_alerts_that_wait_go_as_fast_as_the_broker_takes_them_and_in_order(make_mosquitto, make_process, make_peer):
+    broker = make_mosquitto(extra="max_queued_messages 0")
+    process = make_process(broker).start().ready()
+    process.stop()
+    peer = make_peer(broker, "redshank/#")
+    waiting = [
+        json.dumps({"version": 1, "id": f"{number}", "kind": "anomaly", "late": False}).encode()
+        for number in range(3000)
+    ]
+    with closing(sqlite3.connect(process.state / "state.sqlite")) as database, database:
+        database.executemany(
+            "INSERT INTO outbox (topic, payload, created_at) VALUES ('redshank/pi/pump/a/alert', ?, ?)",
+            [(payload, time.time()) for payload in waiting],
+        )
+    process.start().ready()
+    wait_until(lambda: len(alerts(peer)) == len(waiting), 15)  # a hundred a second would take twice as long
+    assert [alert["id"] for alert in alerts(peer)] == [f"{number}" for number in range(len(waiting))]
+    wait_until(lambda: process.metric("redshank_outbox_length") == 0.0)
+
+
 def test_alerts_that_the_first_broker_never_took_go_from_the_disk_to_the_fallback_once(
     make_mosquitto, make_process, make_peer
 ):
