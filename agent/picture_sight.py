@@ -86,6 +86,7 @@ class PictureSight:
         self.detectors = [PictureDetector(made, shapes, one, work) for one in self.decoder.ignored]
         self.health = [PictureHealth(made.reference.warm_up, one, work) for one in self.decoder.ignored]
         self.seen: Seen | None = None
+        self._saves = 0  # what is usual at each place is told of one tile after the other
 
     def prepare(self, frames: list[Frame]) -> U8:
         """Return what is to be encoded, uint8 [tiles, height, width, 3]: valid until the next is prepared."""
@@ -179,9 +180,10 @@ class PictureSight:
 
     def addition(self) -> list[dict[str, Any]] | None:
         """Return what is new since all was on disk, tile by tile; None: only a whole snapshot tells of it."""
-        made = []
+        made: list[dict[str, Any]] = []
+        tiles = len(self.detectors)
         for detector, health in zip(self.detectors, self.health, strict=True):
-            added = detector.addition(len(self.detectors))
+            added = detector.addition(tiles, usual=len(made) == self._saves % tiles)
             if added is None:
                 return None
             made.append({"detector": added, "health": health.addition()})
@@ -189,6 +191,7 @@ class PictureSight:
 
     def saved(self) -> None:
         """Know that all of it is on disk, from where `addition` goes on."""
+        self._saves += 1
         for detector, health in zip(self.detectors, self.health, strict=True):
             detector.saved()
             health.saved()

@@ -349,6 +349,10 @@ def test_after_a_kill_a_slow_camera_scores_as_if_nothing_had_been(tmp_path, begu
             camera.see([first], lorry if begun == LEARNT else None)
             save_all(store, camera.pipeline, whole=False)
         assert len(list(store.additions("gate/yard"))) == 2
+        usual = [
+            [one["detector"]["usual"] is not None for one in added["tiles"]] for added in store.additions("gate/yard")
+        ]
+        assert usual == ([[False, True], [True, False]] if more else [[True], [True]])  # of one tile after the other
         again = killed(tmp_path, store, camera, more)
         assert again.stream.phase is camera.stream.phase
         assert again.stream.heatmap == camera.stream.heatmap

@@ -64,7 +64,8 @@ class PicturePast:
         held.update((one[1], one) for one in added["pictures"])
         state.update(_each(added["apart"], held.__getitem__))
         state.update(number=added["number"], light=added["light"], gate=added["gate"])
-        state["usual"] = UsualCells.extended(added["usual"])
+        if added["usual"] is not None:
+            state["usual"] = UsualCells.extended(added["usual"])
         if "first" in added:
             state["first"] = [*state.get("first", ()), added["first"]]
             return

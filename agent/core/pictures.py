@@ -74,7 +74,8 @@ class PictureDetector:
         self._refused: Picture | None = None  # by the last decision
         self._turned_away: deque[Picture] = deque(maxlen=MOST_TURNED_AWAY)  # lately: part of a scene that may stay
         self._number = 0  # of the next picture
-        self._on_disk: tuple[int, set[int]] | None = None  # pictures of the warm-up; numbers of those held apart
+        # Of what is on disk: the next picture's number, pictures of the warm-up, numbers of those kept apart.
+        self._on_disk: tuple[int, int, set[int]] | None = None
 
     @property
     def phase(self) -> StreamPhase:
@@ -311,23 +312,24 @@ class PictureDetector:
     def saved(self) -> None:
         """Know that all of it is on disk, from where `addition` goes on."""
         first = 0 if self._warm_up is None else self._warm_up.count
-        self._on_disk = first, set(numbered(self._apart())[0])
+        self._on_disk = self._number, first, set(numbered(self._apart())[0])
         self.memory.saved()
 
-    def addition(self, tiles: int = 1) -> dict[str, Any] | None:
+    def addition(self, tiles: int = 1, *, usual: bool = True) -> dict[str, Any] | None:
         """Return what is new since it was on disk, for `PicturePast`; None: only a whole snapshot tells of it.
 
-        Of one of so many `tiles`; where pictures come fast, some of them are told of, but all of a warm-up.
+        Of one of so many `tiles`; where pictures come fast, some of them are told of, but all of a warm-up. `usual`:
+        also what is usual at each place, which heatmaps ask for, if there was a picture.
         """
         if self._on_disk is None:
             return None
-        first, known = self._on_disk
+        number, first, known = self._on_disk
         held, places = numbered(self._apart())
         added = {
             "number": self._number,
             "light": self.light.snapshot(),
             "gate": self._gate.snapshot(),
-            "usual": self._usual.addition(),
+            "usual": self._usual.addition() if usual and self._number != number else None,
             "apart": places,
             "pictures": [one for number, one in held.items() if number not in known],
         }

@@ -91,6 +91,11 @@ def test_where_each_cell_is_usually_is_known_nearly():
         assert np.abs(one - other).max() < 0.03 * np.abs(one - one.mean(axis=0)).max()
     odd = outputs(rng, defect=8.0)
     assert np.abs(detector.heat(odd) - again.heat(odd)).max() < 0.05
+    assert detector.addition()["usual"] is None  # there was no picture
+    feed(detector, rng, 15, 300)
+    disk.additions.append(deepcopy(detector.addition(usual=False)))
+    later = disk.resumed()
+    assert all(map(np.array_equal, again._usual.means, later._usual.means))
 
 
 def drifting(rng, i, **how):
