@@ -32,7 +32,7 @@ from agent.picture_stream import FAULTS, PictureStream
 from agent.reconfiguration import Fate, Reconfigured
 from agent.room import Room, waiting_bytes
 from agent.routing import MAX_TOPIC_BYTES, Route, Router, is_sparkplug, line_of
-from agent.slices import LARGE_BYTES, SLICE, Begun, cost_of, cost_of_windows
+from agent.slices import LARGE_BYTES, SLICE, Begun, cost_of, cost_of_part
 from agent.stream import SensorStream, Stream, alert_row, version_of
 
 if TYPE_CHECKING:
@@ -557,7 +557,7 @@ class Pipeline:
                     part.embedding = self._observer.timed_encode(stream.encoder, part.windows)
                 else:
                     part.embedding = plain(part.windows)
-                yield cost_of_windows(len(part.windows))
+                yield cost_of_part(len(part.windows))
 
     def _flush(self, outcome: Outcome) -> None:
         """Make the decisions that are due, those of streams with equal settings at once; outcomes keep their order."""

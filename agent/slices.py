@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 SLICE: Final = 2000  # after which a message gives way
 LARGE_BYTES: Final = 1000  # a payload of fewer, not compressed, has no more than some hundred readings
-_DECODED_PER_UNIT: Final = 8  # readings
+_DECODED_READING: Final = 8  # in values
+_DECODED_PER_UNIT: Final = 64  # values
 _READING: Final = 1
 _CHANNELS_PER_UNIT: Final = 16  # of a reading
 _DECISION: Final = 90
 _DECISION_CHANNEL: Final = 20
-_WINDOW: Final = 10  # of a warm-up: embedded, and compared with all others
+_PART: Final = 500  # of a warm-up: windows compared with all others, or what several channels do together
+_WINDOW: Final = 10  # of a warm-up, embedded
 _SAMPLE_BYTES: Final = 300  # about: a decoded reading without its values
 _VALUE_BYTES: Final = 60
 
@@ -50,14 +52,10 @@ class Begun:
         self.work: Generator[int]
 
     def weigh(self, samples: list[Sample] | list[Reading]) -> int:
-        """Know what was decoded; return what that has cost."""
-        self.bytes = len(self.message.payload) + bytes_of(samples)
-        return len(samples) // _DECODED_PER_UNIT
-
-
-def bytes_of(samples: list[Sample] | list[Reading]) -> int:
-    """Return about how much memory decoded readings take, which are about alike."""
-    return len(samples) * (_SAMPLE_BYTES + _VALUE_BYTES * len(samples[0].values)) if samples else 0
+        """Know what was decoded, at least one reading; return what that has cost."""
+        channels = len(samples[0].values)  # all are about alike
+        self.bytes = len(self.message.payload) + len(samples) * (_SAMPLE_BYTES + _VALUE_BYTES * channels)
+        return len(samples) * (_DECODED_READING + channels) // _DECODED_PER_UNIT
 
 
 def cost_of(sample: Sample, due: Due | WarmUp | None) -> int:
@@ -66,6 +64,6 @@ def cost_of(sample: Sample, due: Due | WarmUp | None) -> int:
     return cost + _DECISION + _DECISION_CHANNEL * len(due.run) if isinstance(due, Due) else cost
 
 
-def cost_of_windows(count: int) -> int:
-    """Return what a part of a warm-up has cost."""
-    return _WINDOW * count
+def cost_of_part(windows: int) -> int:
+    """Return what a part of a warm-up has cost that had so many windows."""
+    return _PART + _WINDOW * windows

@@ -320,8 +320,9 @@ class DetectorBank:
         """Learn a warm-up: fill the references and calibrate on it, each window scored without its neighbours.
 
         Yields windows, some of one channel at a time, all with the warm-up's own scale; who embeds them puts float32
-        [windows, dim] into `embedding` before going on. The stream is active when nothing more comes. Other streams may
-        have their turn in between; who closes it instead gives the warm-up up, and the stream learns on.
+        [windows, dim] into `embedding` before going on. There are parts without a window, too. The stream is active
+        when nothing more comes. Other streams may have their turn in between; who closes it instead gives the warm-up
+        up, and the stream learns on.
         """
         detector = due.detector
         rows = detector.grid.rows(RING_ROWS)
@@ -371,10 +372,12 @@ class DetectorBank:
                 queries = self._references[index].quantize(np.concatenate(embedded))
                 self._learn(first + place, index, queries, times[good], begun + ends[good], guard)
         if self.settings.mode is Mode.HOLD:
-            detector.joint = self._joint()
-            period = detector.grid.period_s or 1.0
-            times = due.at - np.arange(len(rows) - 1, -1, -1) * period
-            detector.joint.learn(rows, times, detector.scale.table[:, 0, 0, 1].astype(np.float64))
+            joint = self._joint()
+            times = due.at - np.arange(len(rows) - 1, -1, -1) * (detector.grid.period_s or 1.0)
+            view = self.views[0]
+            for _ in joint.learn(rows, times, detector.scale.table[:, 0, 0, 1].astype(np.float64)):
+                yield WarmUpPart(view, np.zeros((0, view.length, 2), np.float32))
+            detector.joint = joint
 
     def _joint(self) -> JointReference:
         return JointReference(self.settings.reference.size, self.settings.score.neighbours)

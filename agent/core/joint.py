@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from math import erfc, log10, sqrt
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from agent.core.quarantine import MAX_ALERTS, MAX_WINDOWS
 from agent.core.reference import HOLD_ABOVE_Z
 from agent.core.scoring import SCORERS, ScoreMethod
 from agent.core.types import F32, F64, Bools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NEWEST: Final = 4  # values of each channel
 STATISTIC_ROWS: Final = 20  # of which mean and deviation are taken
@@ -34,6 +37,7 @@ _STATISTIC_WEIGHT: Final = 0.5
 _STD_OFFSET: Final = 0.1
 _LEAST_VARIANCE: Final = 1e-4
 _MOST_Z: Final = 30.0
+_AT_ONCE: Final = 64  # rows of a warm-up, before others have their turn
 
 
 class Waiting(msgspec.Struct):
@@ -105,13 +109,20 @@ class JointReference:
         self.held: OrderedDict[str, list[Waiting]] = OrderedDict()  # what each of the last alerts was refused
         self._entered, self._held_more = 0, False  # since this was last saved: how many entered, whether more is held
 
-    def learn(self, rows: F32, times: F64, spread: F64) -> None:
-        """Learn a warm-up: `rows` float32 [rows, channels], `times` float64 [rows], `spread` float64 [channels]."""
+    def learn(self, rows: F32, times: F64, spread: F64) -> Iterator[None]:
+        """Learn a warm-up: `rows` float32 [rows, channels], `times` float64 [rows], `spread` float64 [channels].
+
+        Yields after each part of what takes long; nothing may be asked of it before all of it was taken.
+        """
         points = np.ascontiguousarray(rows.T)
         self.centre = np.nan_to_num(np.nanmedian(np.where(np.isnan(rows).all(axis=0), 0.0, rows), axis=0))
         self.spread = spread
-        ends = range(ROWS, len(rows) + 1)
-        made = np.array([joint_features(points[:, end - ROWS : end], self.centre, self.spread) for end in ends])
+        features = []
+        for end in range(ROWS, len(rows) + 1):
+            features.append(joint_features(points[:, end - ROWS : end], self.centre, self.spread))
+            if end % _AT_ONCE == 0:
+                yield
+        made = np.array(features)
         whole = ~np.isnan(made).any(axis=1)
         if not whole.any():  # no row with all channels: each is taken where it is known
             whole[:] = True
@@ -124,17 +135,21 @@ class JointReference:
         self.times = times[ROWS - 1 :][whole][-self.size :].astype(np.float64)
         self.marks = np.zeros(len(kept), np.uint8)
         self.head = len(kept) % self.size
-        raw = self._held_out(white).astype(np.float64)
-        self.moments = np.array([raw.mean(), max(float(raw.var()), _LEAST_VARIANCE)])
-        self.recent[:] = 0.0
-
-    def _held_out(self, white: F32) -> F32:
         order = np.arange(len(white))
         norms = np.square(white).sum(axis=1)
-        squared = np.maximum(norms[:, None] + norms[None, :] - 2.0 * (white @ white.T), 0.0)
-        squared[np.abs(order[:, None] - order[None, :]) < HELD_OUT * len(white)] = np.inf
-        fewest = max(1, int(np.isfinite(squared).sum(axis=1).min()))
-        return self._raw(squared, min(self.neighbours, fewest))
+        apart = np.ceil(HELD_OUT * len(white))
+        others = np.maximum(order - apart + 1, 0) + np.maximum(len(white) - order - apart, 0)  # to compare with
+        neighbours = min(self.neighbours, max(1, int(others.min())))
+        scores = []
+        for start in range(0, len(white), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            squared = np.maximum(norms[some, None] + norms - 2.0 * (white[some] @ white.T), 0.0)
+            squared[np.abs(order[some, None] - order) < apart] = np.inf
+            scores.append(self._raw(squared, neighbours))
+            yield
+        raw = np.concatenate(scores).astype(np.float64)
+        self.moments = np.array([raw.mean(), max(float(raw.var()), _LEAST_VARIANCE)])
+        self.recent[:] = 0.0
 
     def _raw(self, squared: F32, neighbours: int) -> F32:
         return SCORERS[ScoreMethod.DISTANCE](squared, neighbours, np.ones(1, np.float32))

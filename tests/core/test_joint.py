@@ -29,7 +29,8 @@ def plant(rows, seed=0, channels=4):
 
 def learnt(rows, size=1000, neighbours=5):
     made = JointReference(size, neighbours)
-    made.learn(rows, np.arange(len(rows), dtype=np.float64), rows.std(axis=0).astype(np.float64))
+    for _ in made.learn(rows, np.arange(len(rows), dtype=np.float64), rows.std(axis=0).astype(np.float64)):
+        pass
     return made
 
 
