@@ -338,7 +338,7 @@ def files() -> Iterator[bytes]:
 def states() -> Iterator[bytes]:
     """Yield snapshots and journals, with the byte that says what they are."""
     some = msgspec.msgpack.encode({"signature": {}, "detector": {"grid": {}, "learnt": None}})
-    for way in range(4):
+    for way in range(8):
         yield bytes([way]) + some
         yield bytes([way]) + b"\x81\xa1a" * 2000
         yield bytes([way]) + b"\x91" * 20_000
@@ -353,6 +353,16 @@ def states() -> Iterator[bytes]:
     ):
         body = len(header).to_bytes(2, "big") + header + bytes(8)
         yield b"\2" + msgspec.msgpack.encode({"a": msgspec.msgpack.Ext(1, body)})
+
+    memory = {"bank": {"filled": 10**12}, "pooled": [], "fitted": None}
+    for detector in (
+        {},
+        {"apart": {"quarantine": {}}, "pictures": [], "usual": None},
+        {"apart": {}, "pictures": [], "usual": None, "number": 1, "light": {}, "gate": {}, "memory": memory},
+        {"apart": {}, "pictures": [], "usual": {"count": 1, "means": [[]]}, "first": {}},
+    ):
+        tiles = [{"detector": detector, "health": {"seen": []}}] * 2
+        yield b"\7" + msgspec.msgpack.encode({"tiles": tiles, "heir": None, "heir_waits": True})
 
 
 def manifests() -> Iterator[bytes]:

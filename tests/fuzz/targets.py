@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from agent.adapters.mqtt import Command
 from agent.adapters.mqtt.frames import MalformedError
@@ -53,7 +55,6 @@ from agent.pipeline import Pipeline
 from agent.ports import InboundMessage
 from agent.saving import save
 from agent.signing import SIGNATURE, generate_key
-from agent.stream import SensorStream
 from tests.fuzz.messages import COMMAND, TOPICS, packets, reader
 from tests.fuzz.pipelines import (
     NOW,
@@ -298,41 +299,71 @@ def state_files() -> Callable[[bytes], None]:
     """Return what takes up a stream from a snapshot and a journal.
 
     The first byte says which of the two is made of the data, and whether as the file itself or as content with a right
-    checksum; the other is a true one.
+    checksum; the other is a true one. It also says whether the stream is one of readings or of pictures.
     """
-    configuration, _ = experience()
     store = Store(Path(tempfile.mkdtemp()) / "state")
     atexit.register(store.close)
     pipeline = experienced()
-    stream = pipeline.stream_of("timed/a")
-    assert stream is not None
-    save(store, stream)
-    pipeline.process(
-        [msgspec.structs.replace(one, received_at=NOW + 300) for one in moved(learnt("timed", "timed/a", 40))]
+    timed = _SavedStream(
+        store, pipeline, "timed/a", [], [replaced(one, NOW + 300) for one in moved(learnt("timed", "timed/a", 40))]
     )
-    addition = stream.addition()
-    assert addition is not None
-    assert store.append(stream.name, addition)
-    snapshot, journal = store._path(stream.name), store._journal(stream.name)
-    good = snapshot.read_bytes(), journal.read_bytes()
-    heads = good[0][: len(good[0].split(b"\n")[0]) + 1], good[1][: len(good[1].split(b"\n")[0]) + 5]
+    rng = np.random.default_rng(0)
+    shots = [InboundMessage("gate/a", noise(rng), NOW + i, float(i)) for i in range(60)]
+    cameras = Pipeline(configured(CAMERAS), {"fake": FakeCamera()}, TOPICS, SilentObserver())
+    gate = _SavedStream(store, cameras, "gate/a", shots[:50], shots[50:])
 
     def run(data: bytes) -> None:
-        made, way, body = list(good), data[0] % 4 if data else 0, data[1:]
-        if way < 2:
-            made[way] = body
-        else:
-            body = zlib.compress(body, 0)
-            checksum = zlib.crc32(body).to_bytes(4, "big")
-            made[way - 2] = (
-                heads[0] + checksum + body if way == 2 else heads[1] + len(body).to_bytes(4, "big") + checksum + body
-            )
-        snapshot.write_bytes(made[0])
-        journal.write_bytes(made[1])
-        again = Pipeline(configuration, {}, TOPICS, SilentObserver(), restore=make_restore(store))
-        assert isinstance(again.stream_of("timed/a"), SensorStream)
+        way = data[0] if data else 0
+        (gate if way & 4 else timed).run(way & 1, data[1:], framed=bool(way & 2))
 
     return run
+
+
+class _SavedStream:
+    """A stream that learnt from the messages `first`, and was saved, and then from `later`, and was saved again."""
+
+    def __init__(
+        self, store: Store, pipeline: Pipeline, topic: str, first: list[InboundMessage], later: list[InboundMessage]
+    ) -> None:
+        self._store, self._pipeline, self._topic = store, pipeline, topic
+        pipeline.process(first)
+        stream = pipeline.stream_of(topic)
+        assert stream is not None
+        assert stream.learnt
+        save(store, stream)
+        pipeline.process(later)
+        addition = stream.addition()
+        assert addition is not None
+        assert store.append(stream.name, addition)
+        self._files = store._path(stream.name), store._journal(stream.name)
+        self._good = [one.read_bytes() for one in self._files]
+        self._heads = [one[: len(one.split(b"\n")[0]) + more] for one, more in zip(self._good, (1, 5), strict=True)]
+
+    def run(self, which: int, body: bytes, *, framed: bool) -> None:
+        """Let it be taken up, its snapshot (0) or journal (1) being these bytes, or having them as content."""
+        made = list(self._good)
+        made[which] = body
+        if framed:
+            body = zlib.compress(body, 0)
+            length = len(body).to_bytes(4, "big") if which else b""
+            made[which] = self._heads[which] + length + zlib.crc32(body).to_bytes(4, "big") + body
+        for path, content in zip(self._files, made, strict=True):
+            path.write_bytes(content)
+        configuration, encoders = self._pipeline._configuration, self._pipeline.encoders
+        again = Pipeline(configuration, encoders, TOPICS, SilentObserver(), restore=make_restore(self._store))
+        assert again.stream_of(self._topic) is not None
+
+
+def noise(rng: np.random.Generator) -> bytes:
+    """Return a picture of noise, PNG."""
+    made = io.BytesIO()
+    Image.fromarray(rng.integers(60, 200, (48, 96, 3), np.uint8)).save(made, "PNG")
+    return made.getvalue()
+
+
+def replaced(message: InboundMessage, at: float) -> InboundMessage:
+    """Return a message as if it had come then."""
+    return msgspec.structs.replace(message, received_at=at)
 
 
 def moved(those: list[InboundMessage]) -> list[InboundMessage]:
