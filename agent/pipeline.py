@@ -132,6 +132,8 @@ class Pipeline:
         self._pending: list[tuple[SensorStream, Due, Due | None, float]] = []  # the second is that of the heir
         self._pending_lanes = 0
         self._begun: deque[Begun] = deque()
+        self._lines: set[str] = set()  # of these
+        self._begun_bytes = 0
         self.carry_over = CarryOver(self.streams, lambda: self.encoders, self._bank, self.room)
         self.tap: Tap | None = None
         self.priming = False  # what comes is known to be normal: it is learnt, and nothing alarms
@@ -139,9 +141,9 @@ class Pipeline:
     def process(self, messages: Iterable[InboundMessage]) -> Outcome:
         """Take messages whole, in order, and before them what was begun; return what is to be stored and sent."""
         outcome = Outcome([], [], [])
-        begun, self._begun = self._begun, deque()
-        for one in begun:
-            self._go_on(one, outcome)
+        while self._begun:
+            self._go_on(self._begun.popleft(), outcome)
+        self._weigh_begun()
         for message in messages:
             self._go_on(self._begin(message, outcome), outcome)
         return self._finished(outcome)
@@ -155,6 +157,7 @@ class Pipeline:
         for message in messages:
             left -= self._go_on(self._begin(message, outcome), outcome, left)
             if left <= 0:
+                self._weigh_begun()
                 break
         return self._finished(outcome)
 
@@ -163,6 +166,7 @@ class Pipeline:
         outcome = Outcome([], [], [])
         if self._begun:
             self._go_on(self._begun.popleft(), outcome, SLICE)
+            self._weigh_begun()
         return self._finished(outcome)
 
     @property
@@ -183,10 +187,10 @@ class Pipeline:
         route = self._router.find(message.topic) if self._begun else None
         if route is None or not isinstance(route.settings, SensorSettings):
             return False
-        if any(one.line == route.line for one in self._begun):
+        if route.line in self._lines:
             return True
         small = len(message.payload) < LARGE_BYTES and route.settings.compression is Compression.NONE
-        return not small and sum(one.bytes for one in self._begun) > waiting_bytes(self._configuration.agent)
+        return not small and self._begun_bytes > waiting_bytes(self._configuration.agent)
 
     def _begin(self, message: InboundMessage, outcome: Outcome) -> Begun:
         begun = Begun(message, outcome)
@@ -210,6 +214,11 @@ class Pipeline:
         outcome.nodes, self._nodes.changed = self._nodes.changed, {}
         return outcome
 
+    def _weigh_begun(self) -> None:
+        """Know which lines wait for what was begun, and how much memory that takes."""
+        self._lines = {one.line for one in self._begun}
+        self._begun_bytes = sum(one.bytes for one in self._begun)
+
     def _begin_anew(self) -> None:
         """Begin messages anew whose stream is another one now; what has a time of its own does not count twice."""
         for begun in self._begun:
@@ -218,6 +227,7 @@ class Pipeline:
                 begun.message = msgspec.structs.replace(begun.message, again=True)
                 begun.line = self.line_of(begun.message.topic)
                 begun.work = self._work(begun)
+        self._weigh_begun()
 
     def _work(self, begun: Begun) -> Generator[int]:
         """Take a message; between its readings, yield what the last one has cost. The stream may change meanwhile."""
@@ -298,7 +308,7 @@ class Pipeline:
         self.room.turn()
         if connected_since_s is None or self.priming:
             return outcome
-        heard = {one.line for one in self._begun}.union(waiting)
+        heard = self._lines.union(waiting)
         for stream in self.streams.values():
             after = stream.settings.silence.after_s
             if after is None or stream.heard_elapsed_s is None:
