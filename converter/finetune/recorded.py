@@ -56,8 +56,10 @@ class Recorded(msgspec.Struct, frozen=True):
         """Return the grid steps between decisions that the agent settles, or that are configured."""
         if self.settings.stride is not Steps.AUTO:
             return self.settings.stride
+        if self.settings.period_s is not None:
+            return pace(self.settings.period_s)
         times = [sample.at for sample in self.samples[:MEASURED_SAMPLES]]
-        return pace(self.settings.period_s or float(np.median(np.diff(times)))) if len(times) > 1 else 1
+        return pace(float(np.median(np.diff(times)))) if len(times) > 1 else 1
 
 
 class Channel(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from agent.bundle import find_bundle, load_bundle
-from agent.config import load_configuration
+from agent.config import SensorSettings, load_configuration
 from agent.core.types import Sample
 from agent.errors import RecordingError
 from converter.cli import main, parser
@@ -19,6 +19,7 @@ from converter.finetune.recorded import (
     MOST_READINGS,
     VALIDATION,
     FinetuneError,
+    Recorded,
     channels_of,
     read,
     step_of,
@@ -179,6 +180,17 @@ def test_what_cannot_be_tuned_with_is_refused_in_words(tmp_path, rows, extra, ex
     assert main(list(map(str, arguments))) == 78
     assert expected in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("rate", "extra", "strides"),
+    [(1, {}, 1), (100, {}, 5), (1600, {}, 33), (1600, {"stride": 7}, 7), (1600, {"period_s": 0.01}, 5)],
+)
+def test_a_stream_decides_as_often_as_in_the_agent(rate, extra, strides):
+    settings = SensorSettings(name="s", topic="s", **extra)
+    samples = [Sample(1.7e9 + i / rate, {"a": 0.0}) for i in range(40)]
+    assert Recorded("s", settings, samples).stride == strides
+    assert Recorded("s", settings, samples[:1]).stride == (strides if extra else 1)
 
 
 def test_a_recording_that_never_changes_is_refused(tmp_path):
