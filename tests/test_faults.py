@@ -6,12 +6,14 @@ import random
 import threading
 
 import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.brokers import Peer, wait_until
 from tests.faults.faults import FAULTS
 from tests.faults.observer import Told, out_of_order
 from tests.faults.plant import ODD_READINGS, Disturbance, persistent
-from tests.faults.proxy import Packets
+from tests.faults.proxy import PUBACK, Packets, Proxy
 from tests.faults.report import markdown
 from tests.faults.trial import SETTINGS, Episode, Limits, Trial
 
@@ -106,6 +108,40 @@ def test_packets_are_cut_wherever_the_pieces_end():
         long,
         b"\xd0\x00",
     ]
+
+
+def test_the_proxy_knows_what_was_acknowledged_and_what_was_only_delivered(mosquitto):
+    proxy, received = Proxy(mosquitto.port), []
+    client = Client(CallbackAPIVersion.VERSION2, "slow", manual_ack=True)
+    client.on_message = lambda _client, _data, message: received.append(message)
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect("localhost", proxy.port)
+    client.subscribe([("plant/a", 1), ("plant/b", 0)])
+    client.loop_start()
+    assert subscribed.wait(10)
+    peer = Peer(mosquitto)
+    try:
+        for topic, payload in (
+            ("plant/a", b"first"),
+            ("plant/b", b"of QoS 0"),
+            ("plant/a", bytes(200)),
+            ("plant/a", b"last"),
+        ):
+            peer.publish(topic, payload)
+        wait_until(lambda: len(received) == 4, 10)
+        first, _, kept_back, _ = received
+        client.ack(first.mid, 1)
+        wait_until(lambda: len(proxy.acknowledged) == 1, 10)
+        proxy.keep_back = lambda packet: packet[0] >> 4 == PUBACK
+        client.ack(kept_back.mid, 1)
+        wait_until(lambda: proxy.sent[PUBACK] == 2, 10)
+    finally:
+        client.loop_stop()
+        peer.close()
+        proxy.close()
+    assert [packet.endswith(b"first") for packet in proxy.acknowledged] == [True]
+    assert len(proxy.delivered) == 4
 
 
 def test_the_table_sums_each_fault_and_all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ import urllib.request
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from agent.adapters.store import MAX_OUTBOX
 from tests.brokers import free_port, wait_until
+from tests.faults.observer import WAITED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -185,6 +188,29 @@ streams:
 
     def _needs_disk(self) -> None:
         assert self.mounted, "expected the right to mount a tmpfs, found none; run the fault suite as root"
+
+    @contextlib.contextmanager
+    def disk_turned_read_only(self):  # type: ignore[no-untyped-def]
+        """Have nothing opened for writing, made or renamed there any more. What is open by then goes on."""
+        self._needs_disk()
+        subprocess.run(["mount", "--bind", str(self.disk), str(self.disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(self.disk)], check=True)
+        yield
+        subprocess.run(["umount", "-l", str(self.disk)], check=True)
+
+    def fill_outbox(self) -> None:
+        """Put as many alerts in the outbox of an agent that does not run as fit; they bear their numbers."""
+        with contextlib.closing(sqlite3.connect(self.state / "state.sqlite")) as database, database:
+            database.executemany(
+                "INSERT INTO outbox (topic, payload, created_at) VALUES (?, ?, ?)",
+                [(WAITED, b'{"number": %d, "late": false}' % number, time.time()) for number in range(MAX_OUTBOX)],
+            )
+
+    def outbox(self) -> tuple[int, list[int]]:
+        """Return how many alerts wait on disk, and the numbers of those that were put there."""
+        with contextlib.closing(sqlite3.connect(self.state / "state.sqlite")) as database:
+            rows = database.execute("SELECT topic, payload FROM outbox ORDER BY seq").fetchall()
+        return len(rows), [json.loads(payload)["number"] for topic, payload in rows if topic == WAITED]
 
     @contextlib.contextmanager
     def locked_database(self):  # type: ignore[no-untyped-def]

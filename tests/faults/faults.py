@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from agent.adapters.store import MAX_OUTBOX
 from tests.brokers import wait_until
 from tests.faults.agent_process import KEEPALIVE_S
+from tests.faults.proxy import PUBACK
 
 if TYPE_CHECKING:
     import random
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from tests.faults.plant import Plant
     from tests.faults.proxy import Proxy
 
-_PUBACK: Final = 4
 _SUBSCRIBE: Final = 8
 _TROUBLED: Final = 'redshank_trouble{trouble="state_directory"}'
 _HOUR_S: Final = 3600.0
@@ -40,6 +41,7 @@ class Scene(msgspec.Struct):
     rng: random.Random
     saved_ago_s: float = 0.0  # how old what was learnt was on disk, when the agent was last killed
     killed_after: set[int] = msgspec.field(default_factory=set)  # readings that were acknowledged by then
+    owed: list[int] = msgspec.field(default_factory=list)  # alerts that were put into the outbox and wait there
 
     def wait(self, least_s: float, most_s: float) -> None:
         time.sleep(self.rng.uniform(least_s, most_s))
@@ -176,20 +178,25 @@ def _killed_while_saving(scene: Scene) -> None:
 
 
 def _killed_with_a_full_outbox(scene: Scene) -> None:
-    """Have alerts no longer leave, while readings still come."""
+    """Have as many alerts wait as fit, none leave, and one come to them, for which the oldest has to go."""
+    scene.stop_agent(signal.SIGTERM)
+    scene.agent.fill_outbox()
     scene.proxy.keep_back = lambda packet: b"/alert" in packet[:100]
+    scene.agent.start()
+    scene.agent.wait_ready(60)
     scene.plant.disturb()
-    outbox = "redshank_outbox_length"
-    with contextlib.suppress(AssertionError):  # a stream that is learning has no alert
-        wait_until(lambda: (scene.agent.metric(outbox) or 0) > 0, 5)
+    with contextlib.suppress(AssertionError):  # a stream whose alert still fires has no other
+        wait_until(lambda: (scene.agent.metric("redshank_outbox_dropped_total") or 0) > 0, 10)
     scene.stop_agent(signal.SIGKILL)
+    waiting, scene.owed = scene.agent.outbox()
+    assert waiting == MAX_OUTBOX, f"{waiting} alerts wait"
     scene.proxy.heal()
     scene.agent.start()
 
 
 def _killed_unacknowledged(scene: Scene) -> None:
     """Keep from the broker what was processed."""
-    scene.proxy.keep_back = lambda packet: packet[0] >> 4 == _PUBACK
+    scene.proxy.keep_back = lambda packet: packet[0] >> 4 == PUBACK
     scene.wait(0.2, 1.0)
     scene.stop_agent(signal.SIGKILL)
     scene.proxy.heal()
@@ -226,6 +233,14 @@ def _second_agent(scene: Scene) -> None:
 def _full_disk(scene: Scene) -> None:
     with scene.agent.full_disk():
         scene.wait(1.0, 4.0)
+
+
+def _disk_turned_read_only(scene: Scene) -> None:
+    """Have it so long that saving fails, and see that this is told, and no longer when it is over."""
+    with scene.agent.disk_turned_read_only():
+        wait_until(lambda: scene.agent.metric(_TROUBLED) == 1.0, 60, "for the trouble to be told")
+        scene.wait(1.0, 4.0)
+    wait_until(lambda: scene.agent.metric(_TROUBLED) == 0.0, 60, "for the trouble to be over")
 
 
 def _killed_on_a_full_disk(scene: Scene) -> None:
@@ -330,7 +345,7 @@ FAULTS: Final = (
     Fault("network byte by byte", _trickling),
     Fault("agent killed", _killed, kills=True),
     Fault("agent killed while it saves", _killed_while_saving, kills=True),
-    Fault("agent killed, outbox not empty", _killed_with_a_full_outbox, kills=True),
+    Fault("agent killed, outbox full", _killed_with_a_full_outbox, kills=True),
     Fault("agent killed before it acknowledges", _killed_unacknowledged, kills=True),
     Fault("agent killed while it starts", _killed_in_its_first_second, kills=True),
     Fault("agent stopped and started", _terminated),
@@ -339,6 +354,7 @@ FAULTS: Final = (
     Fault("disk full", _full_disk),
     Fault("disk full, agent killed", _killed_on_a_full_disk, kills=True, calm=True, full_disk=True),
     Fault("disk full at the start", _started_on(lambda agent: agent.full_disk())),
+    Fault("disk turns read-only", _disk_turned_read_only),
     Fault("disk read-only at the start", _started_on(lambda agent: agent.read_only_disk())),
     Fault("database locked", _locked_database),
     Fault("database corrupt", _corrupt_database, calm=True),

@@ -14,6 +14,7 @@ from tests.faults.plant import persistent
 if TYPE_CHECKING:
     from paho.mqtt.client import Client, MQTTMessage
 
+WAITED: Final = "redshank/pi/waited/alert"  # of alerts that the suite puts into the outbox
 DROPPED: Final = "$SYS/broker/publish/messages/dropped"
 
 
@@ -29,10 +30,14 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Hears everything of the agent called pi. `retained` holds the newest of each topic but alerts."""
+    """Hears everything of the agent called pi. `retained` holds the newest of each topic but alerts.
+
+    `waited` are the numbers of those alerts that were put into the outbox, as they came.
+    """
 
     def __init__(self, port: int) -> None:
         self.told: list[Told] = []
+        self.waited: list[int] = []
         self.retained: dict[str, bytes] = {}
         self.dropped = 0
         self._subscribed = threading.Event()
@@ -61,6 +66,8 @@ class Observer:
     def _on_message(self, _client: Client, _: object, message: MQTTMessage) -> None:
         if message.topic == DROPPED:
             self.dropped = int(message.payload)
+        elif message.topic == WAITED:
+            self.waited.append(json.loads(message.payload)["number"])
         elif message.topic.endswith("/alert"):
             body = json.loads(message.payload)
             started_at = datetime.fromisoformat(body["started_at"]).timestamp()

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from tests.brokers import free_port
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT: Final = 1
 PUBLISH: Final = 3
+PUBACK: Final = 4
 _UNAVAILABLE: Final = b"\x20\x03\x00\x88\x00"  # MQTT 5's CONNACK: server unavailable
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST
 
@@ -48,12 +49,28 @@ class Packets:
             self._left = self._left[at + length :]
 
 
+def packet_id(packet: bytes) -> int:
+    """Return the packet identifier of a PUBLISH of QoS 1 or of a PUBACK, 0 of a PUBLISH of QoS 0."""
+    at = 2
+    while packet[at - 1] & 0x80:  # the remaining length goes on
+        at += 1
+    if packet[0] >> 4 == PUBLISH:
+        if not packet[0] & 0x06:
+            return 0
+        at += 2 + int.from_bytes(packet[at : at + 2])
+    return int.from_bytes(packet[at : at + 2])
+
+
 class Link:
-    """One connection through the proxy. `dead`: bytes were swallowed, so that nothing may pass any more."""
+    """One connection through the proxy. `dead`: bytes were swallowed, so that nothing may pass any more.
+
+    `owed`: each PUBLISH of QoS 1 that the client has not acknowledged on it, by its packet identifier.
+    """
 
     def __init__(self, client: asyncio.StreamWriter, broker: asyncio.StreamWriter) -> None:
         self.ends = (client, broker)
         self.dead = False
+        self.owed: dict[int, bytes] = {}
 
     def reset(self) -> None:
         for end in self.ends:
@@ -69,7 +86,8 @@ class Proxy:
     broker to the client; all else does. `closing`: connections are taken and closed at once. `delay_s` before each
     piece, and `trickle`: byte by byte. `hold_connack_s`: the broker's first packet of a connection waits so long.
     `refusing`: every CONNECT is answered with a refusal. `keep_back` tells which of the client's packets never arrive.
-    `delivered` holds each PUBLISH that the broker sent, `sent` how many packets of each type the client did.
+    `delivered` holds each PUBLISH that the broker sent, `acknowledged` those that a PUBACK of the client passed for,
+    `sent` how many packets of each type the client did.
     """
 
     def __init__(self, broker_port: int) -> None:
@@ -78,6 +96,7 @@ class Proxy:
         self.heal()
         self.connections = 0
         self.delivered: list[bytes] = []
+        self.acknowledged: deque[bytes] = deque()
         self.sent: Counter[int] = Counter()
         self._links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
@@ -162,6 +181,8 @@ class Proxy:
         if self.deaf or link.dead:
             return False
         self.delivered.append(packet)
+        if number := packet_id(packet):
+            link.owed[number] = packet
         return True
 
     def _upwards(self, link: Link, packet: bytes) -> bool:
@@ -170,7 +191,11 @@ class Proxy:
         if self.refusing and kind == CONNECT:
             link.ends[0].write(_UNAVAILABLE)
             return False
-        return not self.keep_back(packet)
+        if self.keep_back(packet):
+            return False
+        if kind == PUBACK and not link.dead and (owed := link.owed.pop(packet_id(packet), None)) is not None:
+            self.acknowledged.append(owed)
+        return True
 
     async def _pump(
         self, link: Link, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, down: bool

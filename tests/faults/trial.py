@@ -7,7 +7,6 @@ import random
 import re
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +70,7 @@ class Trial:
         self.plant = Plant(self.broker.port, seed, rate)
         self.observer = Observer(self.broker.port)
         self.scene = Scene(self.broker, self.proxy, self.agent, self.plant, self.observer, self.rng)
+        self._acknowledged: set[int] = set()  # readings, by the PUBACKs that the proxy saw pass
         self._settled: set[int] = set()  # readings that were accounted for
         self._decides_from = 0  # the reading
         self._read = 0  # of the log
@@ -140,34 +140,48 @@ class Trial:
     def _learn(self) -> None:
         """Publish enough for all streams to know what is usual, and wait until it was processed."""
         last = self.plant.burst(WARM_UP)
-        self._wait(None, lambda: last in self._acknowledged(), "", PATIENCE_S)
+        self._wait(None, lambda: last in self._look(), "", PATIENCE_S)
 
     def _decisions(self) -> float:
         """Return how many there were of the stream with fewest; behind a gap it needs a window before the next one."""
         counts = [self.agent.metric(f'redshank_windows_encoded_total{{stream="pump/{one}"}}') for one in TIMED]
         return min(count or 0.0 for count in counts)
 
-    def _acknowledged(self) -> Counter[int]:
-        self.agent.look()
-        return self.agent.acknowledged
+    def _look(self) -> set[int]:
+        """Return the readings that were acknowledged to the broker by now."""
+        while self.proxy.acknowledged:
+            if found := _NUMBER.search(self.proxy.acknowledged.popleft()):
+                self._acknowledged.add(int(found[1]))
+        return self._acknowledged
 
     def _drain(self, found: Episode, number: int) -> None:
         """Wait until readings of all streams, taken by the broker after all the others, were acknowledged."""
         last = range(number, number + 3)
-        self._wait(found, lambda: all(one in self._acknowledged() for one in last), "readings wait")
+        self._wait(found, lambda: all(one in self._look() for one in last), "readings wait")
 
     def _count(self, found: Episode, fault: Fault) -> None:
-        last = max(self._acknowledged(), default=0)
-        mine = {one for one in self.plant.accepted() if one <= last} - self._settled
-        processed, acknowledged = self.agent.processed, self.agent.acknowledged
+        """Count by what passed the proxy, and hold against it what the agent wrote down beside its work.
+
+        What a broker has forgotten before it heard of it cannot be acknowledged to it any more; then it is enough to
+        have been processed.
+        """
+        acknowledged = self._look()
+        self.agent.look()
+        processed, stored = self.agent.processed, self.agent.acknowledged
+        mine = {one for one in self.plant.accepted() if one <= max(acknowledged, default=0)} - self._settled
         delivered = {int(one[1]) for packet in list(self.proxy.delivered) if (one := _NUMBER.search(packet))}
-        missing = {one for one in mine if one not in acknowledged}
+        missing = mine - acknowledged
+        if fault.broker_forgets:
+            missing = {one for one in missing if one not in stored}
+        false = {one for one in mine & acknowledged if one not in processed or one not in stored}
         found.published = len(mine)
-        found.lost = len(missing & delivered) + sum(one not in processed for one in mine if one in acknowledged)
+        found.lost = len(missing & delivered) + len(false)
         found.lost_by_broker = len(missing - delivered)
         found.duplicated = sum(processed[one] > 1 for one in mine)
-        if found.lost:
+        if missing & delivered:
             found.wrong.append(f"delivered and never acknowledged: {sorted(missing & delivered)[:10]}")
+        if false:
+            found.wrong.append(f"acknowledged and not processed: {sorted(false)[:10]}")
         if found.lost_by_broker and not fault.broker_forgets:
             found.wrong.append(f"never delivered: {sorted(missing - delivered)[:10]}")
         self._settled |= mine
@@ -185,11 +199,11 @@ class Trial:
 
     def _judge(self, found: Episode, fault: Fault, mine: list[Disturbance], told: int) -> None:
         """Compare the alerts that were told with the disturbances that reached the agent."""
-        acknowledged = self._acknowledged()
+        reached = self._look() | self.agent.acknowledged.keys()
         expected = [
             one
             for one in mine
-            if all(number in acknowledged for number in one.numbers) and not self._cut_short(found, fault, one)
+            if all(number in reached for number in one.numbers) and not self._cut_short(found, fault, one)
         ]
         found.alerts_expected = len(expected)
 
@@ -210,6 +224,7 @@ class Trial:
             elif len(ids) != 1:
                 found.alerts_false += len(ids) - 1
                 found.wrong.append(f"one disturbance of pump/{one.stream} is told under {len(ids)} ids: {events(one)}")
+        self._look_at_waiting(found)
         for alert in {name for one in mine for name, _ in events(one)}:
             self.observer.confirm(alert)
         late = [one for one in mine if self._cut_short(found, fault, one)]
@@ -220,6 +235,18 @@ class Trial:
                 found.wrong.append(f"{one.event} for nothing: {one.kind} {one.id}, {one.text}")
         found.wrong += [line for line in out_of_order(self.observer.told) if line not in self._said_before]
         self._said_before.update(found.wrong)
+
+    def _look_at_waiting(self, found: Episode) -> None:
+        """Look for the alerts that waited in an outbox that was full."""
+        owed, self.scene.owed = self.scene.owed, []
+        self._wait(None, lambda: set(owed) <= set(self.observer.waited), "", 20.0)
+        heard = list(dict.fromkeys(self.observer.waited))
+        self.observer.waited.clear()
+        found.alerts_lost += (lost := len(set(owed) - set(heard)))
+        if lost:
+            found.wrong.append(f"{lost} of {len(owed)} alerts that waited were never told")
+        if heard != sorted(heard):
+            found.wrong.append("alerts that waited were told in another order")
 
     def _retained_true(self) -> bool:
         retained = dict(self.observer.retained)
