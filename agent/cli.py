@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="redshank", description="Watches MQTT streams and alerts on what is unlike their past."
     )
+    top.add_argument("--version", action="version", version=f"redshank {version('redshank')}")
     top.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="the daemon")
@@ -200,12 +202,21 @@ def _check(options: argparse.Namespace) -> int:
     for warning in [*warnings(configuration), *doubts(memory)]:
         sys.stdout.write(f"warning: {warning}\n")
     if options.draw is not None:
+        from agent.adapters.payload import PayloadRejected  # noqa: PLC0415  as above
         from agent.adapters.picture_drawing import draw  # noqa: PLC0415  as above
         from agent.config import ImageSettings  # noqa: PLC0415  as above
         from agent.replay import one_of  # noqa: PLC0415  as above
 
         settings = one_of(configuration, options.stream, ImageSettings, "--draw")
-        options.out.write_bytes(draw(options.draw.read_bytes(), settings))
+        try:
+            drawn = draw(options.draw.read_bytes(), settings)
+        except PayloadRejected as error:
+            sys.stderr.write(
+                f"{options.draw}: expected a picture that can be decoded, of at most {settings.max_pixels} pixels, "
+                f"found one that the agent rejects as `{error.reason.value}`\n"
+            )
+            return 2
+        options.out.write_bytes(drawn)
         sys.stdout.write(f"{options.out}: what stream {settings.name} looks at\n")
     for line in [*strides(configuration), *told(memory)]:
         sys.stdout.write(f"{line}\n")
@@ -445,7 +456,7 @@ def _encoders(options: argparse.Namespace) -> int:
     if options.rollback is not None:
         return _roll_back(options)
     from agent.bundle import find_bundle, installed_bundles  # noqa: PLC0415  as above
-    from agent.encoder_choice import write_choices  # noqa: PLC0415  as above
+    from agent.encoder_choice import prepare, write_choices  # noqa: PLC0415  as above
     from agent.encoder_trial import MAX_THREADS, cores  # noqa: PLC0415  as above
     from agent.encoders_view import as_json, lines, measure  # noqa: PLC0415  as above
 
@@ -465,6 +476,8 @@ def _encoders(options: argparse.Namespace) -> int:
         bundles = [find_bundle(name, configuration.encoders.trusted_keys) for name in names]
     else:
         bundles = [find_bundle(name) for name in names] or installed_bundles()
+    if options.write:
+        prepare(state)
     found = []
     for one in measure(bundles, range(1, most + 1), options.seconds):
         found.append(one)

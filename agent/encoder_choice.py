@@ -82,6 +82,15 @@ def choice_of(bundle: Bundle, trial: Trial) -> Choice:
     return Choice(bundle.manifest.name, _digests(bundle), trial.file, trial.tried.runtime, trial.threads, per_input_ms)
 
 
+def prepare(directory: Path) -> None:
+    """Make a state directory unless it is there, before minutes are spent on what is to be written to it.
+
+    Raises OSError if it cannot be made, or nothing be written there.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=directory).close()
+
+
 def write_choices(directory: Path, choices: list[Choice]) -> Path:
     """Write choices made here and now beside those of others that still hold; return the file. Raises OSError."""
     machine, runtimes = this_machine(), installed_runtimes()

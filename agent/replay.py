@@ -40,6 +40,7 @@ BATCH: Final = 256
 _FOLDER_BEGINS: Final = 946684800.0  # 2000-01-01: a folder has no times of its own that would survive being copied
 _PRIMED: Final = {Mode.FROZEN: Mode.ADAPT}
 Kind = TypeVar("Kind", SensorSettings, ImageSettings)
+_NEEDED: Final[dict[type, str]] = {SensorSettings: "readings", ImageSettings: "pictures (kind: image)"}
 
 
 class Rejections(SilentObserver):
@@ -150,10 +151,11 @@ def one_of(configuration: Configuration, name: str | None, kind: type[Kind], wha
     streams = {one.name: one for one in configuration.streams if isinstance(one, kind)}
     if name is None and len(streams) == 1:
         return next(iter(streams.values()))
+    if not streams:
+        raise RecordingError(f"{what}: expected a stream of {_NEEDED[kind]} in the configuration, found none")
     if name is None or name not in streams:
-        known = ", ".join(streams) or "none of that kind"
         raise RecordingError(
-            f"{what}: expected one of the streams {known}, found {name or 'none'}; name it with --stream"
+            f"{what}: expected one of the streams {', '.join(streams)}, found {name or 'none'}; name it with --stream"
         )
     return streams[name]
 

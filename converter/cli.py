@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="redshank-convert", description="Makes encoder bundles, and proves that they rank neighbours as before."
     )
+    top.add_argument("--version", action="version", version=f"redshank-convert {version('redshank')}")
     commands = top.add_subparsers(dest="command", required=True)
     encoder = commands.add_parser("encoder", help="build the bundle of a known encoder")
     encoder.add_argument("name", help="one of the recipes; see docs/encoders.md")

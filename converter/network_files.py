@@ -5,6 +5,7 @@ Each takes what the agent gives, whatever its own layout is: scaled, its axes in
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,8 +113,14 @@ def _made(path: Path, network: Any, own: Sequence[Any], scaling: Scaling | None)
     return NetworkFile(network, layout, scaling, batch).eval()
 
 
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
+
+
 def read_program(path: Path, outputs: list[str], scaling: Scaling | None) -> NetworkFile:
     """Return the network of a program of torch.export.save, cut behind its nodes `outputs`. Raises SourceError."""
+    log = logging.getLogger("torch.export")
+    log.addFilter(_nothing)  # with a traceback it tells what is told below
     try:
         program = torch.export.load(path)
     except OSError:
@@ -121,6 +128,8 @@ def read_program(path: Path, outputs: list[str], scaling: Scaling | None) -> Net
     except Exception as error:  # zip, pickle and schema errors of every kind
         first = str(error).strip().partition("\n")[0]
         raise SourceError(f"{path}: expected a program that torch.export.save wrote, found none: {first}") from error
+    finally:
+        log.removeFilter(_nothing)
     names = program.graph_signature.user_inputs
     if len(names) != 1:
         raise SourceError(f"{path}: expected one input, found {', '.join(map(str, names)) or 'none'}")

@@ -153,7 +153,12 @@ class _Cut:
         for one in made:
             if _name(self._graph.tensors[one]) == name:
                 return one
-        fit = [self._graph.tensors[one] for one in made if len(_shape(self._graph.tensors[one])) in {2, 4}]
+        reached = {int(one) for one in self._graph.inputs}
+        for operator in self._graph.operators:
+            if reached.intersection(operator.inputs):  # not one that only prepares weights
+                reached.update(int(one) for one in operator.outputs)
+        fit = [self._graph.tensors[one] for one in made if one in reached]
+        fit = [one for one in fit if len(_shape(one)) in {2, 4}]
         told = ", ".join(f"{_name(one)} {_shape(one)}" for one in fit[-_TOLD:])
         raise SourceError(
             f"{self._path}: expected a tensor that an operator makes, found {name!r}; the last are {told}"

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from agent.config import load_configuration
 from agent.encoder_trial import CallCost, Tried
 from agent.errors import BundleError
 from agent.ports import InboundMessage
+from converter.cli import main as convert
 from tests.brokers import Peer, ScriptedBroker, free_port, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -319,9 +321,9 @@ def test_encoders_are_listed_with_each_variant_and_combination(capsys, monkeypat
 def test_what_is_best_is_written_down_for_the_agents_next_start(configure, tmp_path, capsys):
     path = configure()
     arguments = ["encoders", "--config", str(path), "--threads", "1", "--seconds", "0.01", "--json", "--write"]
-    state = tmp_path / "told"
-    state.mkdir()
+    state = tmp_path / "not" / "there yet"
     assert main([*arguments, "--state", str(state)]) == 0
+    assert state.stat().st_mode & 0o777 == 0o700
     out, err = capsys.readouterr()
     assert err == f"{state / 'encoders.json'}: written; the agent heeds it at its next start\n"
     told = json.loads(out)
@@ -335,6 +337,15 @@ def test_what_is_best_is_written_down_for_the_agents_next_start(configure, tmp_p
     with closing(Store(state)) as store:
         (loaded,) = load_encoders(load_configuration(path), store).values()
     assert (loaded.runtime, loaded.file) == (encoder["best"]["runtime"], encoder["best"]["file"])
+
+
+def test_what_could_not_be_written_down_is_not_measured(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["encoders", "sensor-small", "--threads", "1", "--seconds", "0.01", "--write"]
+    assert main([*arguments, "--state", str(tmp_path / "file" / "state")]) == 1
+    out, err = capsys.readouterr()
+    assert "file/state" in err
+    assert out == ""
 
 
 @pytest.mark.parametrize(
@@ -432,6 +443,13 @@ def test_a_recording_that_cannot_be_read_ends_a_replay_with_2(configure, tmp_pat
 def test_where_results_cannot_be_written_the_file_is_named(configure, recording, capsys):
     assert main(["replay", str(recording), "--config", str(configure()), "--scores", "/nowhere/scores.csv"]) == 1
     assert "/nowhere/scores.csv" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_replay(configure, recording, tmp_path, capsys):
+    arguments = ["replay", str(recording), "--config", str(configure()), "--report", "/nowhere/report.html"]
+    assert main([*arguments, "--scores", str(tmp_path / "scores.csv")]) == 1
+    assert "/nowhere/report.html" in capsys.readouterr().err
+    assert not (tmp_path / "scores.csv").exists()
 
 
 def test_a_state_directory_that_cannot_be_used_ends_with_1(configure, recording, tmp_path, capsys):
@@ -593,6 +611,14 @@ def test_wrong_use_ends_with_2(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert "usage: redshank" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("program", "main"), [("redshank", main), ("redshank-convert", convert)])
+def test_the_programs_tell_their_version(program, main, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{program} {version('redshank')}\n"
 
 
 def test_the_program_runs_as_a_module_and_tells_its_commands():

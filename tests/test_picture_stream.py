@@ -588,6 +588,29 @@ def test_what_is_looked_at_can_be_drawn(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no picture", "malformed"),
+        (encoded(scene(0))[:400], "malformed"),
+        (encoded(scene(0)), "too_large"),
+    ],
+    ids=["text", "truncated", "too many pixels"],
+)
+def test_what_cannot_be_looked_at_cannot_be_drawn_and_why_is_told(tmp_path, capsys, content, reason):
+    Camera(tmp_path, "    max_pixels: 1000")
+    (tmp_path / "one.jpg").write_bytes(content)
+    out = tmp_path / "drawn.png"
+    arguments = ["check", str(tmp_path / "redshank.yaml"), "--draw", str(tmp_path / "one.jpg"), "--out", str(out)]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(
+        f"{tmp_path}/one.jpg: expected a picture that can be decoded, of at most 1000 pixels, found "
+    )
+    assert f"`{reason}`" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("region: [0, 0, 2, 1]", "left, top, right and bottom"),

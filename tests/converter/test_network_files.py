@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -254,10 +255,14 @@ def test_a_network_of_values_alone_is_given_no_differences(tmp_path):
     ],
 )
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 broken"])
-def test_a_file_that_holds_no_network_is_an_error_that_names_it(tmp_path, read, name, message, content):
+def test_a_file_that_holds_no_network_is_an_error_that_names_it(tmp_path, caplog, read, name, message, content):
     (tmp_path / name).write_bytes(content)
+    logger = logging.getLogger("torch.export")  # hands nothing on to others
+    logger.addHandler(caplog.handler)
     with pytest.raises(SourceError, match=rf"{name}: {message}"):
         read(tmp_path / name, [], None)
+    logger.removeHandler(caplog.handler)
+    assert not caplog.records
     with pytest.raises(OSError, match="nothing"):
         read(tmp_path / f"nothing-{name}", [], None)
 

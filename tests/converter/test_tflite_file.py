@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import litert_torch
 import numpy as np
 import pytest
@@ -252,6 +254,29 @@ def test_the_tensors_that_can_be_chosen_are_named(files, maps):
     ) as told:
         read_tflite(files["eyes"], ["conv9"], None)
     assert f"{maps} [1, 8, 8, 12]" in str(told.value)
+
+
+def test_weights_that_are_prepared_by_operators_are_not_among_the_tensors_that_can_be_chosen(files, tmp_path):
+    def dequantized(model):
+        (graph,) = model.subgraphs
+        weights = next(
+            one for one in graph.tensors if len(one.shape) == 4 and model.buffers[one.buffer].data is not None
+        )
+        made = copy.deepcopy(weights)
+        made.name = b"conv/weights_dequant"
+        graph.tensors.append(made)
+        code = schema.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+        model.operatorCodes.append(code)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(model.operatorCodes) - 1
+        operator.inputs, operator.outputs = [graph.tensors.index(weights)], [len(graph.tensors) - 1]
+        graph.operators.append(operator)
+
+    path = changed(files["eyes"], tmp_path / "weights.tflite", dequantized)
+    with pytest.raises(SourceError, match="found 'conv9'; the last are") as told:
+        read_tflite(path, ["conv9"], None)
+    assert "dequant" not in str(told.value)
 
 
 def test_an_embedding_of_a_picture_and_two_of_a_window_are_refused(files):
