@@ -44,6 +44,7 @@ def ranked(
         found["memory_mb"] = driver.detector.bytes / 1e6
         if peer:
             core = PatchCore(maps[: len(scene.reference)])
+            found["peer_mb"] = core.bytes / 1e6
             begun = perf_counter()
             scores = core.scores(maps[len(scene.reference) :])
             found["peer_ms"] = 1e3 * (perf_counter() - begun) / len(scores)
@@ -64,6 +65,7 @@ def print_ranking(results: dict[str, Any]) -> None:
         "pixels",
         "push ms: mean, longest",
         "PatchCore ms",
+        "MB kept: ours, PatchCore",
     ]
     rows = []
     for name, by_runtime in results.items():
@@ -72,7 +74,8 @@ def print_ranking(results: dict[str, Any]) -> None:
                 f"{found[key]:.3f}" if key in found else "" for key in ("patches", "whole", "both", "peer", "pixels")
             ]
             times = f"{found['push_ms']:.1f}, {found['longest_ms']:.0f}"
-            rows.append([name, runtime, *cells, times, f"{found['peer_ms']:.1f}" if "peer_ms" in found else ""])
+            of_peer = [f"{found['peer_ms']:.1f}", f", {found['peer_mb']:.1f}"] if "peer_ms" in found else ["", ""]
+            rows.append([name, runtime, *cells, times, of_peer[0], f"{found['memory_mb']:.1f}{of_peer[1]}"])
     print("AUROC, mean over scenes", table(header, rows), sep="\n\n", end="\n\n", flush=True)
     rows = [
         [runtime, *(f"{found[f'pixels {kind}']:.3f}" for kind in DEFECTS)]
