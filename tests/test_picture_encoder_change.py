@@ -73,7 +73,9 @@ class Live:
         alert = raised(self._peer)[-1]
         wait_until(lambda: [one for one in alerts(self._peer) if (one["id"], one["event"]) == (alert["id"], "cleared")])
         if confirmed:
+            answers = len(self._peer.payloads("redshank/pi/reply"))
             self._peer.publish("redshank/pi/command", json.dumps({"command": "confirm", "alert": alert["id"]}))
+            wait_until(lambda: len(self._peer.payloads("redshank/pi/reply")) > answers)
         return alert["encoder"]["digest"]
 
     def stop(self):
