@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import threading
 import time
 from pathlib import Path
 
@@ -25,8 +26,8 @@ ALL = ("redshank/#", "plant/#", "ops/#")
 
 
 @pytest.fixture
-def broker(make_mosquitto):
-    return make_mosquitto(users=USERS, acl=ACL)
+def broker(make_mosquitto, request):
+    return make_mosquitto(users=USERS, acl=ACL, extra=getattr(request, "param", ""))
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def agent(tmp_path, broker):
     word = tmp_path / "word"
     word.write_text(USERS[AGENT])
     word.chmod(0o600)
-    settings = f', username: {AGENT}, password_file: "{word}"'
+    settings = f', username: {AGENT}, password_file: "{word}", dropped_topic: $SYS/broker/publish/messages/dropped'
     made = Process(tmp_path, broker, broker_settings=settings, more="commands: {enabled: true}")
     made.start()
     yield made.ready()
@@ -60,6 +61,26 @@ def reading(i, *, odd=False):
     rng = random.Random(i)
     temp = 20 + math.sin(i / 15) + rng.gauss(0, 0.1) + (8 if odd else 0)
     return json.dumps({"ts": time.time() - 3000 + i, "temp": temp, "flow": 5 + rng.gauss(0, 0.1)})
+
+
+@pytest.mark.parametrize("broker", ["sys_interval 1\nmax_queued_messages 100"], indirect=True)
+def test_the_agent_hears_that_the_broker_drops(broker, agent, peer):
+    absent = Client(CallbackAPIVersion.VERSION2, "absent", clean_session=False)
+    absent.username_pw_set("viewer", USERS["viewer"])
+    subscribed, gone = threading.Event(), threading.Event()
+    absent.on_subscribe = lambda *_: subscribed.set()
+    absent.on_disconnect = lambda *_: gone.set()
+    absent.connect("127.0.0.1", broker.port)
+    absent.subscribe("redshank/#", 1)
+    absent.loop_start()
+    assert subscribed.wait(10)
+    absent.disconnect()
+    assert gone.wait(10)
+    absent.loop_stop()
+    operator = peer("operator")
+    for _ in range(140):  # with 20 in flight the broker has room for 120
+        operator.publish("redshank/elsewhere/command", b"{}")
+    wait_until(lambda: (agent.metric("redshank_broker_dropped_total") or 0) >= 15, 20)
 
 
 def attempts(sensors, broker, alert):
