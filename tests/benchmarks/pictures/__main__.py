@@ -95,8 +95,10 @@ def print_streams(results: dict[str, Any]) -> None:
         "recall: cold, after 300",
         "all",
         "ideal",
-        "alerts of a steered budget: observed/promised",
-        "recall",
+        "steered, true alarms confirmed: observed/promised",
+        "recall: cold, after 300",
+        "not confirmed: observed/promised",
+        "recall: cold, after 300",
     ]
     rows = []
     for name, result in results.items():
@@ -111,8 +113,14 @@ def print_streams(results: dict[str, Any]) -> None:
                     f"{found['cold']:.2f}, {found['later']:.2f}",
                     f"{found['recall']:.2f}",
                     f"{found['ideal']:.2f}",
-                    f"{found['steered_alarms'] / found['promised']:.2f}",
-                    f"{found['steered_recall']:.2f}",
+                    *(
+                        cell
+                        for name in ("steered", "unconfirmed")
+                        for cell in (
+                            f"{found[f'{name}_alarms'] / found['promised']:.2f}",
+                            f"{found[f'{name}_cold']:.2f}, {found[f'{name}_later']:.2f}",
+                        )
+                    ),
                 ]
             )
     print("Streams with 3 % of odd pictures", table(header, rows), sep="\n\n", end="\n\n", flush=True)

@@ -27,9 +27,13 @@ _LIGHTS = (("same light", None, True), ("day", 150, True), ("day, left in", 150,
 
 
 class Alerts:
-    """The agent's own alerts of one stream at one rate, each odd picture one of its own; true ones are confirmed."""
+    """The agent's own alerts of one stream at one rate, each odd picture one of its own.
 
-    def __init__(self, rate: float) -> None:
+    True ones are `confirmed` each time, or never: the agent cannot tell by itself that they are none of its budget.
+    """
+
+    def __init__(self, rate: float, *, confirmed: bool) -> None:
+        self._confirmed = confirmed
         budget = Budget(count=1, per_decisions=1.0 / rate)
         settings = AlertSettings(false_alarms=budget, after=1, clear_after=1, cooldown_s=0.0)
         self._budget = BudgetControl(settings, haste=HASTE)
@@ -40,7 +44,7 @@ class Alerts:
         """Take a decision; return 1 where an alert begins, .5 where it goes on, else 0."""
         transition = judge(self._budget, self._machine, found.at, found.score)
         if transition is not None and transition.event is AlertEvent.RAISED:
-            if odd:
+            if odd and self._confirmed:
                 self._budget.confirm(transition.id)
             return 1.0
         return 0.5 if self._machine.state is AlertState.FIRING else 0.0
@@ -64,15 +68,17 @@ def stream(
     light: bool = True,
     cache: Path | None = None,
 ) -> tuple[F64, list[float]]:
-    """Return (score, odd, late, alert by rate) of each decision, float64 [decisions, 5], and seconds of each push.
+    """Return (score, odd, late, alerts) of each decision, float64 [decisions, 7], and seconds of each push.
 
-    An alert is 1 where one begins and .5 where one goes on.
+    An alert is 1 where one begins and .5 where one goes on: by rate where true ones are confirmed, then where they are
+    not.
 
     Each picture is augmented anew. `day`: behind the warm-up light changes, and is the same again after so many
     pictures. Without `light` it is left in. With a `cache` maps are kept there, or taken from there.
     """
     rng = np.random.default_rng(seed)
-    driver, alerts = Driver(model), [Alerts(rate) for rate in RATES]
+    driver = Driver(model)
+    alerts = [Alerts(rate, confirmed=confirmed) for confirmed in (True, False) for rate in RATES]
     rows = []
     order = order_of(scene, rng)
     kept = Kept(cache, f"stream-{seed}-{scene.name}", model, len(order))
@@ -97,10 +103,12 @@ def promise(rows: F64) -> dict[float, dict[str, float]]:
     odd = rows[:, 1] == 1
     found = {}
     for place, rate in enumerate(RATES):
-        alerts = rows[:, 3 + place]
         found[rate] = kept_promise(rows[~odd, 0], rows[odd, 0], rows[odd, 2], rate)
-        found[rate]["steered_alarms"] = float((alerts[~odd] == 1).sum())
-        found[rate]["steered_recall"] = float((alerts[odd] > 0).mean())
+        for name, column in (("steered", 3 + place), ("unconfirmed", 3 + len(RATES) + place)):
+            alerts, late = rows[:, column], rows[:, 2] == 1
+            found[rate][f"{name}_alarms"] = float((alerts[~odd] == 1).sum())
+            found[rate][f"{name}_cold"] = float((alerts[odd & ~late] > 0).mean())
+            found[rate][f"{name}_later"] = float((alerts[odd & late] > 0).mean())
     return found
 
 
