@@ -19,7 +19,7 @@ from agent.adapters.http import HttpServer, Pages
 from agent.adapters.mqtt import Command, Hearing, MqttClient, MqttEvents, Token, Topics
 from agent.adapters.payload import RejectReason
 from agent.adapters.store import MAX_OUTBOX, Store
-from agent.adapters.systemd import notify, watchdog_interval_s
+from agent.adapters.systemd import memory_max, notify, watchdog_interval_s
 from agent.adapters.telemetry import Telemetry
 from agent.adapters.tflite import load_encoder, load_picture_encoder
 from agent.alert_message import mark_clock, mark_late
@@ -66,6 +66,7 @@ _VERSION: Final = version("redshank")
 _LOOK_S: Final = 0.5  # between two looks of the main thread
 _TELL_S: Final = 5.0  # between two lines for systemctl status, where there is no watchdog
 _CARRY_OVER_S: Final = 0.05  # of each turn, for streams that are carried over to another version of their encoder
+_TRIAL_BYTES: Final = 90_000_000  # about: of an encoder that ships, in a process of its own
 _FINISH_S: Final = 5.0  # at the end, for messages that were begun: what is not done then is sent again
 _ANSWER_S: Final = 3.0  # that who asks for the status waits for the worker
 
@@ -344,6 +345,7 @@ class Agent(MqttEvents):
             pages = Pages(self.telemetry.registry, self.healthy, self.ready, self.status)
             self.http = HttpServer(settings, pages, token=token)
             self.store.listens(settings.listen, token)
+            self._doubt_memory()
             self._worker.start()
             self.mqtt.start()
             notify("READY=1")
@@ -370,6 +372,18 @@ class Agent(MqttEvents):
                 self._forget_delivered()
         if self.refused is not None:
             raise self.refused
+
+    def _doubt_memory(self) -> None:
+        """Say where the system would end us before we come to our own limit."""
+        most, limit = memory_max(), self.configuration.agent.memory_limit_bytes
+        if most is not None and most < limit + _TRIAL_BYTES:
+            logger.warning(
+                "agent.memory_limit is %d MB, and trying an encoder may take %d MB more; the system allows %d MB: "
+                "raise MemoryMax with `systemctl edit redshank`, or lower the limit",
+                limit // 1_000_000,
+                _TRIAL_BYTES // 1_000_000,
+                most // 1_000_000,
+            )
 
     def _look_at_worker(self) -> None:
         """Say once when it stops moving, and when it moves again."""
@@ -529,8 +543,9 @@ class Agent(MqttEvents):
                 self._arrived.wait(_TURN_S)
                 self._arrived.clear()
         until = monotonic() + _FINISH_S
-        while self.pipeline.busy and monotonic() < until:
+        while (self.pipeline.busy or self.inbox.lines) and monotonic() < until:
             self._commit(self.pipeline.go_on())
+            self._commit(self.pipeline.take(self.inbox.take_held(BATCH, self.pipeline)))  # others wait for these
         self._save()
         self._forget_delivered()
 

@@ -88,7 +88,10 @@ class Resent:
     def begin(self, waiting: Iterable[InboundMessage], taken: Iterable[tuple[str, int]]) -> None:
         """Begin with a new connection, which may bring again what is waiting, and what was taken, if only in part."""
         self._waiting.clear()
-        self._taken = Counter(taken)
+        left = (
+            Counter[tuple[str, int]]() if self._taken.total() > _UNACKNOWLEDGED else self._taken
+        )  # or forgotten there
+        self._taken = left | Counter(taken)  # some of the last connection may not have come before it was lost, too
         for message in waiting:
             self._waiting.setdefault((message.topic, message.payload), []).append(message)
 
@@ -100,6 +103,18 @@ class Resent:
         found = self._taken[what] > 0
         self._taken[what] -= found
         return found
+
+    def take(self, message: InboundMessage) -> None:
+        """Know that a message is taken, which may come again."""
+        waiting = self._waiting.get((message.topic, message.payload)) if self._waiting else None
+        if waiting and message in waiting:
+            waiting.remove(message)
+            self._taken[what_of(message)] += 1
+
+    def forget(self) -> None:
+        """Expect nothing: the broker's session is another one."""
+        self.clear()
+        self._taken.clear()
 
     def withdraw(self, message: InboundMessage) -> InboundMessage | None:
         """Return the message that this one stands for from now on, None if it is new."""
@@ -188,20 +203,26 @@ class Inbox:
             self._queue.append(command)
         self.arrived.set()
 
+    def take_held(self, most: int, gate: Gate) -> Iterator[InboundMessage]:
+        """Yield what was held back and may be taken, as `take` does."""
+        for line in [*self._held]:
+            while most and (message := self._next_held(line, gate)) is not None:
+                most -= 1
+                yield message
+
     def take(self, most: int, gate: Gate) -> Iterator[InboundMessage | Command]:
         """Yield what may be taken, in order: at first what was held back. What must wait is held back.
 
         Each is out of the inbox when it was yielded. QoS 1 is owed an acknowledgement then, see `done`.
         """
-        for line in [*self._held]:
-            while most and (message := self._next_held(line, gate)) is not None:
-                most -= 1
-                yield message
+        for message in self.take_held(most, gate):
+            most -= 1
+            yield message
         while most and (one := self._next(gate)) is not None:
             most -= 1
             yield one
 
-    def done(self, messages: Iterable[InboundMessage]) -> list[InboundMessage]:
+    def done(self, messages: Sequence[InboundMessage]) -> list[InboundMessage]:
         """Know that messages were processed; return which can be acknowledged now, in the order in which they came."""
         released = []
         with self._lock:
@@ -215,6 +236,10 @@ class Inbox:
                     break
                 released.append(first.done)
                 self._owed.popitem(last=False)
+            for message in messages if self._owed else ():
+                owed = self._owed.get((message.connection, message.message_id))
+                if owed is not None and owed.done is message:
+                    owed.done = msgspec.structs.replace(message, payload=b"")  # that was long enough in memory
         return released
 
     @property
@@ -226,13 +251,13 @@ class Inbox:
         """Expect what waits and what was not acknowledged to be sent again, if the broker has kept the session."""
         with self._lock:
             queued = [_message(one) for one in self._queue if one.qos and not isinstance(one, Command)]
-            waiting = [one for one in chain(*self._held.values(), queued) if one.qos]
+            waiting = [one for one in chain(*self._held.values(), queued) if one.qos and self._resent.counts(one)]
             waits = {(one.connection, one.message_id) for one in waiting}
             taken = [owed.what for key, owed in self._owed.items() if key not in waits]
             if session_present:
                 self._resent.begin(waiting, taken)
             else:
-                self._resent.begin([], [])
+                self._resent.forget()
 
     def caught_up_to(self, now: float) -> float:
         """Return the time up to which all that arrived was taken: later than that no silence is known of."""
@@ -251,6 +276,7 @@ class Inbox:
                     return None
                 message = self._pop_held(line)
                 if self._resent.counts(message):
+                    self._resent.take(message)
                     return message
             return None
 
@@ -268,8 +294,11 @@ class Inbox:
                     continue
                 self._owe(message)
                 if not (gate.must_wait(message) or (self._held and gate.line_of(message.topic) in self._held)):
+                    self._resent.take(message)
                     return self._pop()
-                self._queue.popleft()  # no picture: those never wait
+                self._queue.popleft()
+                if self._newest.get(message.topic) is one:  # a picture, as the topic was configured before
+                    del self._newest[message.topic]
                 self._held.setdefault(gate.line_of(message.topic), deque()).append(message)
                 self._held_count += 1
             if not self._held:
@@ -295,9 +324,9 @@ class Inbox:
 
     def _drop(self) -> bool:
         """Drop the oldest message of QoS 0, of those held back at first; tell whether there was one."""
-        line = max(self._held, key=lambda one: len(self._held[one]), default="")
-        if line in self._held and not self._held[line][0].qos:
-            self._pop_held(line)
+        lines = [line for line, held in self._held.items() if not held[0].qos]
+        if lines:
+            self._pop_held(max(lines, key=lambda line: len(self._held[line])))
         elif self._queue and not self._queue[0].qos:
             self._pop()
         else:

@@ -54,6 +54,13 @@ def waiting(agent):
     return [int(one.payload) for one in agent.inbox._queue]
 
 
+@pytest.mark.parametrize(("most", "said"), [(None, 0), (402_653_184, 0), (300_000_000, 1)])
+def test_a_service_that_may_take_too_little_memory_is_said(agent, monkeypatch, caplog, most, said):
+    monkeypatch.setattr("agent.app.memory_max", lambda: most)
+    agent._doubt_memory()
+    assert len([one for one in caplog.messages if "the system allows 300 MB: raise MemoryMax" in one]) == said
+
+
 def test_what_a_command_changed_and_the_disk_refused_is_due_and_nothing_older_is_written_instead(agent, tmp_path):
     stream = agent.pipeline.stream_of("plant/a")
     agent._save()

@@ -92,6 +92,73 @@ def test_pictures_that_gave_way_take_no_room_and_what_is_sent_again_only_until_i
     assert inbox._bytes == inbox._acknowledgeable == 0
 
 
+def again(number, connection, payload=b"N"):
+    return InboundMessage("plant/a", payload, 0.0, 0.0, 1, message_id=number, connection=connection, again=True)
+
+
+def test_what_waits_while_two_connections_come_is_taken_once(make):
+    inbox, _ = make()
+    inbox.put([msgspec.structs.replace(again(1, 1), again=False)])
+    for connection in (2, 3):
+        inbox.connected(session_present=True)
+        inbox.put([again(1, connection)])
+    assert [(one.connection, one.superseded) for one in take(inbox)] == [(3, False)]
+
+
+def test_what_is_taken_before_it_comes_again_counts_once(make):
+    inbox, _ = make()
+    inbox.put([msgspec.structs.replace(again(1, 1), again=False)])
+    inbox.connected(session_present=True)
+    assert not take(inbox)[0].superseded
+    inbox.put([again(1, 2)])
+    assert [one.superseded for one in take(inbox)] == [True]
+    inbox.connected(session_present=False)
+    inbox.put([again(1, 3)])
+    assert [one.superseded for one in take(inbox)] == [False]
+
+
+def test_what_was_done_and_blocked_counts_once_though_a_connection_brings_only_a_part_of_it(make):
+    inbox, _ = make()
+    first = [msgspec.structs.replace(again(number, 1, bytes(1000 + number)), again=False) for number in range(3)]
+    inbox.put(first)
+    taken = take(inbox)
+    assert inbox.done(taken[1:]) == []
+    assert all(owed.done is None or not owed.done.payload for owed in inbox._owed.values())  # nobody needs it
+    for connection, count in ((2, 1), (3, 3)):
+        inbox.connected(session_present=True)
+        inbox.put([again(number, connection, bytes(1000 + number)) for number in range(count)])
+        assert [one.superseded for one in take(inbox)] == [True] * count
+
+
+class Shut(Open):
+    """Lets nothing of some topics pass."""
+
+    def __init__(self, *topics):
+        self.topics = topics
+
+    def must_wait(self, message):
+        return message.topic in self.topics
+
+
+def test_of_what_is_held_back_all_of_qos_0_gives_way(make):
+    inbox, telemetry = make(", max_payload: 1MB, memory_limit: 80MB")
+    gate = Shut("plant/a", "plant/b")
+    inbox.put([message(1, 1), message(2, 1), message(3, 0, 900_000, "plant/b")])
+    assert list(inbox.take(10, gate)) == []
+    inbox.put([message(10 + number, 1, 900_000) for number in range(30)])
+    assert telemetry.registry.get_sample_value("redshank_queue_dropped_total") == 1
+    assert [one.message_id for one in inbox.take_held(10, Open())] == [1, 2]
+
+
+def test_a_picture_that_is_held_back_gives_way_to_none(make):
+    inbox, _ = make()
+    inbox.put([message(1, 1, topic="cameras/a")])
+    assert list(inbox.take(10, Shut("cameras/a"))) == []  # it is of a sensor by now
+    inbox.put([message(2, 1, topic="cameras/a")])
+    assert [(one.message_id, one.superseded) for one in take(inbox)] == [(1, False), (2, False)]
+    assert inbox._bytes == inbox._acknowledgeable == 0
+
+
 def test_that_the_broker_has_to_keep_messages_back_is_counted_and_said_once_a_minute(make, caplog):
     inbox, telemetry = make(broker=", receive_maximum: 10")
     backlog = Backlog(inbox, telemetry)

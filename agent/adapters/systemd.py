@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 
 def notify(message: str) -> bool:
@@ -30,3 +31,15 @@ def watchdog_interval_s() -> float | None:
     if os.environ.get("WATCHDOG_PID", "") not in ("", str(os.getpid())):
         return None
     return int(text) / 2e6 if text.isdecimal() and int(text) > 0 else None
+
+
+def memory_max(root: Path = Path("/")) -> int | None:
+    """Return how many bytes the service we are part of may take (cgroups(7), version 2), None where nothing says so."""
+    try:
+        group = next(
+            line[3:] for line in (root / "proc/self/cgroup").read_text().splitlines() if line.startswith("0::")
+        )
+        text = (root / "sys/fs/cgroup" / group.lstrip("/") / "memory.max").read_text().strip()
+    except (OSError, StopIteration):
+        return None
+    return int(text) if text.isdecimal() else None

@@ -227,7 +227,7 @@ class PatchBank:
 def extend(state: dict[str, Any], added: dict[str, Any]) -> None:
     """Take an `addition` to a bank into its snapshot, whose arrays are replaced.
 
-    A place whose new example was left out keeps the one that it had, if it had any.
+    A place whose new example was left out keeps the one that it had; if it had none, it stays empty.
     """
     size = added["filled"]
     for name, empty in (("vectors", 0), ("cells", 0), ("born", -1), ("seen", -1), ("times", 0), ("marks", 0)):
@@ -235,12 +235,14 @@ def extend(state: dict[str, Any], added: dict[str, Any]) -> None:
         state[name] = np.full((size, *held.shape[1:]), empty, held.dtype)
         state[name][: len(held)] = held
     places = added["places"]
-    new = places[: added["new"]]
+    new, again = np.split(places, [added["new"]])
+    there = np.isin(again, np.flatnonzero(state["born"] >= 0))
     vectors = added["vectors"]
     state["vectors"][new] = of_units(vectors, added["units"]).astype(np.float16) if "units" in added else vectors
     for name in ("cells", "born", "times", "marks"):
         state[name][new] = added[name]
-    state["seen"][places] = added["seen"]
+    seen_new, seen_again = np.split(added["seen"], [added["new"]])
+    state["seen"][new], state["seen"][again[there]] = seen_new, seen_again[there]
     state["log_radius"] = added["log_radius"]
 
 

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from agent.adapters.systemd import notify, watchdog_interval_s
+from agent.adapters.systemd import memory_max, notify, watchdog_interval_s
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +80,22 @@ def test_a_watchdog_meant_for_another_process_is_none_of_ours(monkeypatch, pid):
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", pid)
     assert watchdog_interval_s() is None
+
+
+@pytest.mark.parametrize(
+    ("group", "limit", "found"),
+    [
+        ("0::/system.slice/redshank.service\n", "402653184\n", 402653184),
+        ("1:cpu:/\n0::/system.slice/redshank.service\n", "max\n", None),
+        ("1:memory:/docker\n", "402653184\n", None),  # version 1
+        (None, "402653184\n", None),
+    ],
+)
+def test_what_memory_the_service_may_take_is_read_of_its_cgroup(tmp_path, group, limit, found):
+    place = tmp_path / "sys/fs/cgroup/system.slice/redshank.service"
+    place.mkdir(parents=True)
+    (place / "memory.max").write_text(limit)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    if group is not None:
+        (tmp_path / "proc/self/cgroup").write_text(group)
+    assert memory_max(tmp_path) == found

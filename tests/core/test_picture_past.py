@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.core import picture_memory
 from agent.core.bank import TooFewLeftError
 from agent.core.picture_past import PicturePast
-from agent.core.picture_patches import evenly, in_units, lengthened, of_units, shortened
+from agent.core.picture_patches import PatchBank, evenly, extend, in_units, lengthened, of_units, shortened
 from agent.core.pictures import PictureDetector
 from agent.core.types import Mode, StreamPhase
 from tests.core.pictures import feed, frame, learnt, make, outputs
@@ -246,6 +246,33 @@ def test_what_is_changed_by_hand_is_told_by_a_whole_snapshot():
         detector.forget_span(0.0, 900.0)
     assert detector.addition() is not None
     assert detector.phase is StreamPhase.ACTIVE
+
+
+def test_a_place_whose_first_example_was_left_out_stays_empty_when_that_is_seen_again():
+    bank = PatchBank(4000, 64, 0.5)
+
+    def learn(numbers, first):
+        for number in numbers:
+            patches = np.random.default_rng(number).normal(size=(50, 64)).astype(np.float16).astype(np.float32)
+            bank.learn(patches, np.arange(50), first + number, float(number))
+            bank.log_radius = 0.0
+
+    learn(range(1), 0)
+    bank.saved()
+    state = bank.snapshot()
+    learn(range(1, 30), 0)
+    extend(state, bank.addition(600, exact=False))
+    bank.saved()
+    empty = int((state["seen"] < 0).sum())
+    assert empty == 29 * 50 - 600
+    learn(range(30), 100)
+    extend(state, bank.addition(600, exact=False))
+    assert int((state["seen"] < 0).sum()) == empty
+    assert (state["born"][state["seen"] >= 0] >= 0).all()
+    assert (state["seen"][state["seen"] >= 0] >= 100).all()
+    restored = PatchBank(4000, 64, 0.5)
+    restored.restore(state)
+    assert restored.count == 50 + 600
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
