@@ -23,10 +23,14 @@ def _wrong(real: Any, clock: mmap.mmap) -> float:
     return float(real() + struct.unpack_from("d", clock)[0])
 
 
-def _note(tap: int, letter: bytes, messages: Any) -> None:
-    numbers = [found[1] for message in messages if (found := _NUMBER.search(message.payload))]
-    if numbers:
-        os.write(tap, b"".join(b"%c%s\n" % (letter, number) for number in numbers))
+def _number_of(message: Any) -> bytes:
+    found = _NUMBER.search(message.payload)
+    return found[1] if found else b""
+
+
+def _note(tap: int, letter: bytes, numbers: list[bytes]) -> None:
+    if any(numbers):
+        os.write(tap, b"".join(b"%c%s\n" % (letter, number) for number in numbers if number))
 
 
 def main() -> None:
@@ -40,17 +44,19 @@ def main() -> None:
     from agent.pipeline import Pipeline  # noqa: PLC0415
 
     acknowledge = MqttClient.acknowledge_many
+    done: dict[tuple[int, int], bytes] = {}  # numbers by connection and message id: what waits has lost its payload
 
     def tapped(process: Any) -> Any:
         def processing(self: Any, *messages: Any) -> Any:
             outcome = process(self, *messages)
-            _note(tap, b"p", [message for message in outcome.done if not message.superseded])
+            _note(tap, b"p", [_number_of(message) for message in outcome.done if not message.superseded])
+            done.update(((one.connection, one.message_id), _number_of(one)) for one in outcome.done if one.qos)
             return outcome
 
         return processing
 
     def acknowledging(self: Any, messages: Any) -> None:
-        _note(tap, b"a", messages)
+        _note(tap, b"a", [done.pop((one.connection, one.message_id), b"") for one in messages])
         acknowledge(self, messages)
 
     for name in ("take", "go_on"):
