@@ -88,10 +88,9 @@ class Resent:
     def begin(self, waiting: Iterable[InboundMessage], taken: Iterable[tuple[str, int]]) -> None:
         """Begin with a new connection, which may bring again what is waiting, and what was taken, if only in part."""
         self._waiting.clear()
-        left = (
-            Counter[tuple[str, int]]() if self._taken.total() > _UNACKNOWLEDGED else self._taken
-        )  # or forgotten there
-        self._taken = left | Counter(taken)  # some of the last connection may not have come before it was lost, too
+        if self._taken.total() > _UNACKNOWLEDGED:  # a broker has forgotten them
+            self._taken.clear()
+        self._taken |= Counter(taken)  # some of the last connection may not have come before it was lost, too
         for message in waiting:
             self._waiting.setdefault((message.topic, message.payload), []).append(message)
 
@@ -296,9 +295,7 @@ class Inbox:
                 if not (gate.must_wait(message) or (self._held and gate.line_of(message.topic) in self._held)):
                     self._resent.take(message)
                     return self._pop()
-                self._queue.popleft()
-                if self._newest.get(message.topic) is one:  # a picture, as the topic was configured before
-                    del self._newest[message.topic]
+                self._shift()  # a picture only where the topic was one's before a reload
                 self._held.setdefault(gate.line_of(message.topic), deque()).append(message)
                 self._held_count += 1
             if not self._held:
@@ -342,16 +339,22 @@ class Inbox:
         self._unweigh(message)
         return message
 
-    def _pop(self) -> InboundMessage | Command:
-        """Take the oldest out."""
+    def _shift(self) -> InboundMessage | Command:
+        """Take the oldest out of the queue, where it is of the inbox still."""
         one = self._queue.popleft()
         if isinstance(one, Command):
             return one
         message = _message(one)
         if isinstance(one, QueuedPicture) and self._newest.get(message.topic) is one:
             del self._newest[message.topic]
-        self._unweigh(message)
         return message
+
+    def _pop(self) -> InboundMessage | Command:
+        """Take the oldest out."""
+        one = self._shift()
+        if not isinstance(one, Command):
+            self._unweigh(one)
+        return one
 
     def _unweigh(self, message: InboundMessage) -> None:
         self._bytes -= _OBJECT_BYTES + len(message.payload)
