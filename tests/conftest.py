@@ -15,10 +15,14 @@ import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator, FormatChecker
 
+from agent.app import with_defaults
+from agent.config import load_configuration
 from tests.brokers import INSTALL_MOSQUITTO, MOSQUITTO, Authority, Mosquitto
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from agent.config import Configuration
 
 FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
 
@@ -26,6 +30,18 @@ FAIL_ON_SKIP = "REDSHANK_FAIL_ON_SKIP"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("redshank", deadline=None)  # how long a busy machine takes says nothing about a law
 settings.load_profile("redshank")
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Configuration]:
+    """Return a function that reads a configuration of these streams, and more for its agent."""
+
+    def read(streams: str, agent: str = "") -> Configuration:
+        path = tmp_path / "redshank.yaml"
+        path.write_text(f"agent: {{id: pi{agent}}}\nstreams:{streams}")
+        return with_defaults(load_configuration(path))
+
+    return read
 
 
 @pytest.fixture

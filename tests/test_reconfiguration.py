@@ -9,8 +9,7 @@ import pytest
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.telemetry import SilentObserver
-from agent.app import load_encoders, with_defaults
-from agent.config import load_configuration
+from agent.app import load_encoders
 from agent.core.alerting import AlertKind, AlertState
 from agent.core.types import StreamPhase
 from agent.pipeline import Pipeline
@@ -31,18 +30,6 @@ PUMP = """
 """
 TANK = PUMP.replace("pump", "tank").replace("plant", "tanks")
 NOW = BEGUN + 1000.0
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Return a function that reads a configuration of these streams."""
-
-    def read(streams, agent=""):
-        path = tmp_path / "redshank.yaml"
-        path.write_text(f"agent: {{id: pi{agent}}}\nstreams:{streams}")
-        return with_defaults(load_configuration(path))
-
-    return read
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pytest
 
 from agent.adapters.mqtt.topics import Topics
 from agent.adapters.telemetry import SilentObserver, Telemetry
-from agent.app import load_encoders, with_defaults
-from agent.config import load_configuration
+from agent.app import load_encoders
 from agent.core.alerting import AlertKind, AlertState
 from agent.inbox import Inbox
 from agent.pipeline import Outcome, Pipeline
@@ -38,16 +37,6 @@ class Counted(SilentObserver):
 
     def rejected(self, topic, reason):
         self.reasons.append((topic, reason))
-
-
-@pytest.fixture
-def read(tmp_path):
-    def read(streams=STREAMS, agent=""):
-        path = tmp_path / "redshank.yaml"
-        path.write_text(f"agent: {{id: pi{agent}}}\nstreams:{streams}")
-        return with_defaults(load_configuration(path))
-
-    return read
 
 
 @pytest.fixture
@@ -406,7 +395,7 @@ def test_what_waited_on_an_earlier_connection_holds_no_acknowledgement_back_afte
     pipeline.take(inbox.take(500, pipeline))
     inbox.put([other := one(0, connection=2)])
     outcome = pipeline.take(inbox.take(500, pipeline))
-    inbox.configure(read())
+    inbox.configure(read(STREAMS))
     assert inbox.lines == []
     assert pipeline.take(inbox.take(500, pipeline)).done == []
     assert inbox.lines == ["table/a"]  # again
